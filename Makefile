@@ -1,0 +1,73 @@
+# Forebay: `make demo` to see it work, `make test` to check it. CONTRIBUTING.md describes the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+CACHE := $(or $(FOREBAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/forebay)
+
+# Build output lives outside the checkout, so that a second clone compiles nothing twice.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export ROCKSDB_LIB_DIR ?= $(CACHE)/rocksdb/current
+export ROCKSDB_INCLUDE_DIR ?= $(ROCKSDB_LIB_DIR)/include
+export ROCKSDB_STATIC ?= 1
+# The crate compiles its own glue; it must agree with the library, which has no run-time type information.
+export CXXFLAGS ?= -fno-rtti
+# BACKEND=memory leaves out RocksDB and S3, for a first result within minutes on a cold machine.
+BACKEND ?= rocksdb
+INPUT ?= integration-tests/data/flights-2013.csv.zst
+S3 ?= 0
+SEEDS ?= 1000
+FIRST ?= 0
+ROUNDS ?= 50
+RUNS ?= 5
+
+BUILD := cargo build --release --workspace --bins --examples --locked
+MEMORY := --no-default-features
+SIMULATION := --release --locked -p forebay-integration-tests --no-default-features --features seeded-bugs
+
+.PHONY: demo test simulate chaos bench lint fmt setup env
+
+setup:
+	deploy/setup.sh rocksdb
+
+# The variables that cargo needs, for `eval`.
+env:
+	@$(foreach v,CARGO_TARGET_DIR ROCKSDB_LIB_DIR ROCKSDB_INCLUDE_DIR ROCKSDB_STATIC CXXFLAGS,echo 'export $(v)="$($(v))"';)
+
+ifeq ($(BACKEND),memory)
+demo: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)-memory
+demo:
+	deploy/setup.sh
+	cargo build --release --locked -p forebay-server -p forebay-client -p forebay-integration-tests \
+	    --bins --examples $(MEMORY)
+	$(CARGO_TARGET_DIR)-memory/release/demo --backend memory --input $(INPUT)
+else
+demo: setup
+	$(BUILD)
+	$(CARGO_TARGET_DIR)/release/demo --backend rocksdb --input $(INPUT) $(if $(filter 1,$(S3)),--s3)
+endif
+
+test:
+	deploy/setup.sh tests
+	cargo fmt --all --check
+	$(BUILD)
+	cargo test --release --workspace --locked
+	cargo test $(SIMULATION) --test simulation
+
+simulate:
+	deploy/setup.sh
+	cargo run $(SIMULATION) --bin simulate -- --seeds $(SEEDS) --first $(FIRST)
+
+chaos: setup
+	$(BUILD)
+	$(CARGO_TARGET_DIR)/release/chaos --rounds $(ROUNDS)
+
+bench:
+	deploy/setup.sh tests
+	$(BUILD)
+	$(CARGO_TARGET_DIR)/release/bench --runs $(RUNS)
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+
+fmt:
+	cargo fmt --all

@@ -1,0 +1,162 @@
+//! The command line: what can be said, and nothing of what it does.
+
+use std::time::Duration;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{checkpoint, connection::Connection, job, output::Format, state};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 refused by the cluster; 2 wrong command line; 69 unreachable or not able to serve now.
+
+Keys and values are text, read by the codec of the state. To write bytes as they are stored, put hex: or
+base64: in front; text: in front of text that itself starts with one of these, or with a hyphen.";
+
+/// The command line of Forebay: remote state for stream workers.
+#[derive(Debug, Parser)]
+#[command(name = "forebayctl", version, about, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Arguments {
+    /// Address of the coordinator.
+    #[arg(long, short, global = true, value_name = "URL", env = "FOREBAY_SERVER")]
+    #[arg(default_value = "http://127.0.0.1:7400")]
+    server: String,
+    /// How the answer is printed.
+    #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+    /// How long to wait for an answer; `checkpoint trigger` waits for the checkpoint if this is not given.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, list, describe and delete jobs.
+    Job {
+        /// Which of these.
+        #[command(subcommand)]
+        command: job::Command,
+    },
+    /// Register states; read and write what is in them.
+    State {
+        /// Which of these.
+        #[command(subcommand)]
+        command: Box<state::Command>,
+    },
+    /// Take, list and describe checkpoints.
+    Checkpoint {
+        /// Which of these.
+        #[command(subcommand)]
+        command: checkpoint::Command,
+    },
+    /// Tell how the cluster is.
+    Status,
+    /// Where the shards are.
+    Shards {
+        /// Which of these.
+        #[command(subcommand)]
+        command: Shards,
+    },
+    /// The processes that host shards.
+    Servers {
+        /// Which of these.
+        #[command(subcommand)]
+        command: Servers,
+    },
+    /// Print the completions of a shell, such as `source <(forebayctl completion bash)`.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// What to do with shards.
+#[derive(Debug, Subcommand)]
+pub enum Shards {
+    /// List the shards of a job, or of all jobs.
+    List {
+        /// The job.
+        job: Option<String>,
+    },
+}
+
+/// What to do with servers.
+#[derive(Debug, Subcommand)]
+pub enum Servers {
+    /// List the servers.
+    List,
+}
+
+/// Where a state is.
+#[derive(Debug, Clone, Args)]
+pub struct StateName {
+    /// The job.
+    pub job: String,
+    /// The operator.
+    pub operator: String,
+    /// The state.
+    #[arg(value_name = "STATE")]
+    pub name: String,
+}
+
+/// The parts of an address that come after the key.
+#[derive(Debug, Clone, Args)]
+pub struct Within {
+    /// The namespace, such as a window.
+    #[arg(long, visible_alias = "window", value_name = "NS", allow_hyphen_values = true)]
+    pub namespace: Option<String>,
+    /// The key group; for jobs of the explicit partitioner.
+    #[arg(long, value_name = "N")]
+    pub key_group: Option<u32>,
+}
+
+impl Arguments {
+    /// Returns the connection to the cluster; `None` for commands that need none.
+    pub fn connection(&self) -> Option<Connection> {
+        let needed = !matches!(self.command, Command::Completion { .. });
+        needed.then(|| Connection::new(&self.server, self.timeout))
+    }
+}
+
+/// Returns the completions that were asked for.
+pub fn completion(command: &Command) -> String {
+    let mut script = Vec::new();
+    if let Command::Completion { shell } = command {
+        clap_complete::generate(*shell, &mut Arguments::command(), "forebayctl", &mut script);
+    }
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value_and_a_flag_is_a_flag() {
+        let words = ["forebayctl", "state", "put", "j", "o", "s", "-1", "-2", "-0.5", "--window", "-3", "-o", "json"];
+        let arguments = Arguments::try_parse_from(words).unwrap();
+        assert_eq!(arguments.output, Format::Json);
+        let Command::State { command } = arguments.command else { panic!("a command on states") };
+        let state::Command::Put { key, values, within, .. } = *command else { panic!("a put") };
+        assert_eq!(
+            (key.as_str(), values, within.namespace.as_deref()),
+            ("-1", vec!["-2".into(), "-0.5".into()], Some("-3"))
+        );
+    }
+
+    #[test]
+    fn every_shell_is_completed() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            assert!(completion(&Command::Completion { shell }).contains("checkpoint"), "{shell}");
+        }
+    }
+}

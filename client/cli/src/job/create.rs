@@ -1,0 +1,162 @@
+//! `forebayctl job create`: from words to a job's spec. What is left out, the coordinator decides.
+
+use std::{str::FromStr, time::Duration};
+
+use clap::{Args, ValueEnum};
+use forebay_proto::v1::{self, Access, CreateJobRequest, Operator};
+
+use super::show;
+use crate::{connection::Connection, failure::Failure, output::Answer};
+
+/// A job to create.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Name of the job.
+    name: String,
+    /// An operator; say it again for more. Without `shared` it is leased: only workers write to it.
+    #[arg(long = "operator", value_name = "NAME[:shared][:shards=N][:source]", required = true)]
+    operators: Vec<OperatorSpec>,
+    /// Number of key groups, fixed for the job's life [default: 128].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    max_parallelism: Option<u32>,
+    /// Where shards keep their bytes [default: rocksdb].
+    #[arg(long)]
+    backend: Option<Backend>,
+    /// What acknowledged writes survive: nothing, the process, or loss of power [default: wal; memory: none].
+    #[arg(long)]
+    durability: Option<Durability>,
+    /// Time from checkpoint to checkpoint; 0s takes them only when asked [default: 1m].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    checkpoint_interval: Option<Duration>,
+    /// How keys are mapped to key groups [default: murmur3].
+    #[arg(long)]
+    partitioner: Option<Partitioner>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Backend {
+    Rocksdb,
+    Memory,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Durability {
+    None,
+    Wal,
+    WalSync,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Partitioner {
+    /// By a hash of the key.
+    Murmur3,
+    /// Every call names the key group.
+    Explicit,
+}
+
+/// An operator as it is typed: `carts:shared:shards=4`.
+#[derive(Debug, Clone, PartialEq)]
+struct OperatorSpec(Operator);
+
+impl FromStr for OperatorSpec {
+    type Err = String;
+
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let mut parts = typed.split(':');
+        let name = parts.next().unwrap_or_default().to_owned();
+        let mut operator = Operator { name, ..Operator::default() };
+        for part in parts {
+            match part.split_once('=') {
+                None if part == "shared" => operator.set_access(Access::Shared),
+                None if part == "leased" => operator.set_access(Access::Leased),
+                None if part == "source" => operator.source = true,
+                Some(("shards", number)) => {
+                    let parsed = number.parse().ok().filter(|shards| *shards > 0);
+                    operator.shards = parsed.ok_or_else(|| format!("shards={number}: a number from 1 is needed"))?;
+                }
+                _ => return Err(format!("{part:?} is unknown: shared, leased, source or shards=N")),
+            }
+        }
+        Ok(Self(operator))
+    }
+}
+
+impl Create {
+    /// Creates the job.
+    pub async fn run(self, connection: &Connection) -> Result<Answer, Failure> {
+        let request = CreateJobRequest { spec: Some(self.spec()), validate_only: false };
+        let answer = connection.call(async |mut coordinator| coordinator.create_job(request.clone()).await).await?;
+        let mut shown = show::description(&answer.job.unwrap_or_default(), &[]);
+        shown.json["created"] = answer.created.into();
+        if !answer.created {
+            shown.notes.push("the job was there already, with the same settings".to_owned());
+        }
+        Ok(shown)
+    }
+
+    fn spec(self) -> v1::JobSpec {
+        let mut spec = v1::JobSpec {
+            name: self.name,
+            max_parallelism: self.max_parallelism.unwrap_or_default(),
+            operators: self.operators.into_iter().map(|operator| operator.0).collect(),
+            ..v1::JobSpec::default()
+        };
+        match self.backend {
+            Some(Backend::Rocksdb) => spec.set_backend(v1::Backend::Rocksdb),
+            Some(Backend::Memory) => spec.set_backend(v1::Backend::Memory),
+            None => {}
+        }
+        match self.durability {
+            Some(Durability::None) => spec.set_durability(v1::Durability::None),
+            Some(Durability::Wal) => spec.set_durability(v1::Durability::Wal),
+            Some(Durability::WalSync) => spec.set_durability(v1::Durability::WalSync),
+            None => {}
+        }
+        match self.partitioner {
+            Some(Partitioner::Murmur3) => spec.set_partitioner(v1::Partitioner::Murmur3),
+            Some(Partitioner::Explicit) => spec.set_partitioner(v1::Partitioner::Explicit),
+            None => {}
+        }
+        // Settings that are sent at all are taken as a whole, so the default of `incremental` is repeated.
+        spec.checkpoints = self.checkpoint_interval.map(|interval| v1::CheckpointSettings {
+            interval_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
+            incremental: true,
+            ..v1::CheckpointSettings::default()
+        });
+        spec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: Create,
+    }
+
+    #[test]
+    fn an_operator_is_read_with_its_settings() {
+        let operator = "carts:shared:shards=4".parse::<OperatorSpec>().unwrap().0;
+        assert_eq!((operator.name.as_str(), operator.access(), operator.shards), ("carts", Access::Shared, 4));
+        let plain = "carts".parse::<OperatorSpec>().unwrap().0;
+        assert_eq!((plain.access(), plain.shards, plain.source), (Access::Unspecified, 0, false));
+        for typed in ["a:b", "a:shards", "a:shards=0", "a:shards=x", "a:"] {
+            assert!(typed.parse::<OperatorSpec>().is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_left_to_the_coordinator() {
+        let spec = Line::parse_from(["x", "j", "--operator", "o"]).create.spec();
+        let operators = vec![Operator { name: "o".into(), ..Operator::default() }];
+        assert_eq!(spec, v1::JobSpec { name: "j".into(), operators, ..v1::JobSpec::default() });
+        let spec = Line::parse_from(["x", "j", "--operator", "o", "--checkpoint-interval", "1m 30s"]).create.spec();
+        let checkpoints = spec.checkpoints.unwrap();
+        assert_eq!((checkpoints.interval_ms, checkpoints.incremental), (90_000, true));
+    }
+}

@@ -1,0 +1,75 @@
+//! `forebayctl`, the command line of Forebay: jobs, state, checkpoints and the cluster, for people and scripts.
+//!
+//! A command asks the cluster and returns an [`output::Answer`]; it prints nothing. Only this file writes:
+//! the answer to stdout, notes and errors to stderr.
+//!
+//! Invariant: on an error nothing is on stdout, and the exit code tells what to do (see [`failure`]).
+
+mod arguments;
+mod checkpoint;
+mod cluster;
+mod connection;
+mod failure;
+mod job;
+mod output;
+mod state;
+mod text;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use arguments::{Arguments, Command};
+use clap::Parser as _;
+use connection::Connection;
+use failure::Failure;
+use output::Answer;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Some(connection) = arguments.connection() else {
+        return print(&arguments::completion(&arguments.command));
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let answer = match runtime {
+        Ok(runtime) => runtime.block_on(run(&connection, arguments.command)),
+        Err(error) => Err(Failure::Local(format!("cannot start: {error}"))),
+    };
+    match answer {
+        Ok(answer) => {
+            answer.notes.iter().for_each(|note| eprintln!("forebayctl: {note}"));
+            print(&answer.print(arguments.output))
+        }
+        Err(failure) => {
+            eprintln!("forebayctl: {failure}");
+            if let Some(hint) = failure.hint() {
+                eprintln!("  hint: {hint}");
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(connection: &Connection, command: Command) -> Result<Answer, Failure> {
+    match command {
+        Command::Job { command } => job::run(connection, command).await,
+        Command::State { command } => state::run(connection, command).await,
+        Command::Checkpoint { command } => checkpoint::run(connection, command).await,
+        Command::Status => cluster::status(connection).await,
+        Command::Shards { command: arguments::Shards::List { job } } => cluster::shards(connection, job).await,
+        Command::Servers { command: arguments::Servers::List } => cluster::servers(connection).await,
+        Command::Completion { .. } => Ok(Answer::default()),
+    }
+}
+
+/// Writes to stdout; a reader that has seen enough, such as `head`, is no error.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("forebayctl: cannot write the answer: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

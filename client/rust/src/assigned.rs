@@ -1,0 +1,57 @@
+//! What a worker was given: shards, and its share of a checkpoint's worker state.
+
+use std::sync::Arc;
+
+use forebay_proto::v1;
+
+use crate::{
+    error::Result,
+    session::Session,
+    states::{SessionRef, State},
+    worker_state::WorkerState,
+};
+
+/// The beginning of a generation for a worker.
+#[derive(Debug)]
+pub struct Assigned {
+    session: SessionRef,
+    assignment: v1::Assignment,
+    state: WorkerState,
+}
+
+impl Assigned {
+    pub(crate) fn new(session: Arc<Session>, mut assignment: v1::Assignment) -> Self {
+        let state = WorkerState::from_lists(std::mem::take(&mut assignment.state));
+        Self { session: SessionRef(session), assignment, state }
+    }
+
+    /// Opens a state that the worker has declared. The handle is good until the next rewind.
+    pub fn open<S: State>(&self, state: &S) -> Result<S::Handle> {
+        state.open(&self.session)
+    }
+
+    /// Returns the worker's share of the worker state; empty at the job's first start.
+    pub fn worker_state(&self) -> &WorkerState {
+        &self.state
+    }
+
+    /// Returns the checkpoint that the state stands at; `None` means that the state is empty.
+    pub fn checkpoint(&self) -> Option<u64> {
+        Some(self.assignment.restored_checkpoint).filter(|checkpoint| *checkpoint > 0)
+    }
+
+    /// Returns the job's generation.
+    pub fn generation(&self) -> u64 {
+        self.assignment.generation
+    }
+
+    /// Returns the worker's index in its group, and how many workers there are.
+    pub fn place(&self) -> (u32, u32) {
+        (self.assignment.index, self.assignment.workers)
+    }
+
+    /// Returns the shards that the worker holds.
+    pub fn shards(&self) -> impl Iterator<Item = &v1::Route> {
+        self.assignment.shards.iter().filter_map(|leased| leased.route.as_ref())
+    }
+}

@@ -1,0 +1,32 @@
+//! Addresses: where something is stored, and the one byte string that the cache finds it by.
+
+/// Where something is stored, and which shard holds it.
+#[derive(Debug, Clone, Copy)]
+pub struct At<'a> {
+    /// Numeric id of the state.
+    pub state: u32,
+    /// The key.
+    pub key: &'a [u8],
+    /// The namespace.
+    pub namespace: &'a [u8],
+    /// Number of the shard in the worker's table.
+    pub shard: usize,
+    /// The key group, where the job's partitioner wants it named.
+    pub key_group: Option<u16>,
+}
+
+/// Writes `state · length of the key · key · namespace`.
+pub(super) fn join(address: &mut Vec<u8>, at: At<'_>) {
+    address.clear();
+    address.extend_from_slice(&at.state.to_be_bytes());
+    address.extend_from_slice(&(at.key.len() as u32).to_be_bytes());
+    address.extend_from_slice(at.key);
+    address.extend_from_slice(at.namespace);
+}
+
+/// Reads what [`join`] has written.
+pub(super) fn split(address: &[u8]) -> (u32, &[u8], &[u8]) {
+    let number = |at: usize| address[at..at + 4].try_into().map(u32::from_be_bytes).unwrap_or_default();
+    let (key, namespace) = address[8..].split_at(number(4) as usize);
+    (number(0), key, namespace)
+}

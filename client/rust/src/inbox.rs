@@ -1,0 +1,223 @@
+//! What the coordinator has said and the worker's loop has not attended to yet.
+//!
+//! Pure: messages in, decisions out. Invariant: a generation with the same grants is entered once; after
+//! its session is lost, only a word that changes something leads on.
+
+use std::collections::VecDeque;
+
+use forebay_proto::{reason::Refused, v1};
+
+use crate::error::Error;
+
+/// The messages that wait, and what is known of the present generation.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    /// The newest assignment that was not taken.
+    assignment: Option<v1::Assignment>,
+    /// The newest barrier that was not taken.
+    barrier: Option<v1::Barrier>,
+    completed: VecDeque<u64>,
+    last_completed: u64,
+    /// What the worker holds by the assignment that was taken last.
+    taken: Option<Grants>,
+    ended: Option<Error>,
+    /// True once a rewind was announced and until its assignment has come.
+    pub(crate) rewinding: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Grants {
+    generation: u64,
+    /// Per shard: operator, start, end, writer epoch, incarnation.
+    shards: Vec<(String, u32, u32, u64, u64)>,
+}
+
+impl Grants {
+    fn of(assignment: &v1::Assignment) -> Self {
+        let shard = |leased: &v1::LeasedShard| {
+            let route = leased.route.clone().unwrap_or_default();
+            (route.operator, route.start, route.end, leased.writer_epoch, route.incarnation)
+        };
+        let mut shards: Vec<_> = assignment.shards.iter().map(shard).collect();
+        shards.sort();
+        Self { generation: assignment.generation, shards }
+    }
+}
+
+impl Inbox {
+    /// Returns the generation that the worker is in; 0 before the first assignment.
+    pub(crate) fn generation(&self) -> u64 {
+        self.taken.as_ref().map_or(0, |taken| taken.generation)
+    }
+
+    /// Takes an assignment; returns why the present session ends, if it does.
+    pub(crate) fn assigned(&mut self, assignment: v1::Assignment) -> Option<Error> {
+        let grants = Grants::of(&assignment);
+        let known = self.taken.as_ref();
+        if known.is_some_and(|taken| *taken == grants || taken.generation > grants.generation) {
+            return None;
+        }
+        self.rewinding = false;
+        self.ended = None;
+        self.barrier.take_if(|barrier| barrier.generation < assignment.generation);
+        let error = Error::Rewound {
+            generation: assignment.generation,
+            checkpoint: assignment.restored_checkpoint,
+            cause: "a new assignment".into(),
+        };
+        self.assignment = Some(assignment);
+        Some(error)
+    }
+
+    /// Takes the announcement of a rewind.
+    pub(crate) fn rewinding(&mut self, rewinding: v1::Rewinding) -> Option<Error> {
+        if rewinding.generation <= self.generation() {
+            return None;
+        }
+        self.rewinding = true;
+        self.barrier = None;
+        self.assignment.take_if(|assignment| assignment.generation < rewinding.generation);
+        Some(Error::Rewound {
+            generation: rewinding.generation,
+            checkpoint: rewinding.checkpoint,
+            cause: rewinding.cause,
+        })
+    }
+
+    /// Takes a barrier; one of a former generation is of no interest. It may be there before the worker's
+    /// loop has taken the assignment that it goes with.
+    pub(crate) fn barrier(&mut self, barrier: v1::Barrier) {
+        if barrier.generation >= self.generation() {
+            self.barrier = Some(barrier);
+        }
+    }
+
+    /// Takes the end of a round.
+    pub(crate) fn aborted(&mut self, aborted: &v1::CheckpointAborted) {
+        self.barrier.take_if(|barrier| barrier.round == aborted.round);
+    }
+
+    /// Takes a completion; one that is heard twice counts once.
+    pub(crate) fn completed(&mut self, checkpoint: u64) {
+        if checkpoint > self.last_completed {
+            self.last_completed = checkpoint;
+            self.completed.push_back(checkpoint);
+        }
+    }
+
+    /// Takes the end of the joining.
+    pub(crate) fn ended(&mut self, ended: &v1::JoinEnded) -> Error {
+        let error = Error::from(Refused::new(ended.reason(), ended.message.clone()));
+        self.ended = Some(error.clone());
+        self.barrier = None;
+        self.assignment = None;
+        error
+    }
+
+    /// Hands out the newest assignment, which is then the present one.
+    pub(crate) fn take_assignment(&mut self) -> Option<v1::Assignment> {
+        let assignment = self.assignment.take()?;
+        self.taken = Some(Grants::of(&assignment));
+        // What completes from here on belongs to this generation.
+        self.last_completed = 0;
+        self.completed.clear();
+        self.completed(assignment.restored_checkpoint);
+        Some(assignment)
+    }
+
+    /// Hands out the barrier of the present generation.
+    pub(crate) fn take_barrier(&mut self) -> Option<v1::Barrier> {
+        let generation = self.generation();
+        self.barrier.take_if(|barrier| barrier.generation == generation)
+    }
+
+    pub(crate) fn take_completed(&mut self) -> Option<u64> {
+        self.completed.pop_front()
+    }
+
+    pub(crate) fn take_ended(&mut self) -> Option<Error> {
+        self.ended.take()
+    }
+
+    /// Returns the last completed checkpoint.
+    pub(crate) fn last_completed(&self) -> u64 {
+        self.last_completed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assignment(generation: u64, writer_epoch: u64) -> v1::Assignment {
+        let route = v1::Route { operator: "stats".into(), end: 16, ..Default::default() };
+        let shards = vec![v1::LeasedShard { route: Some(route), writer_epoch, ..Default::default() }];
+        v1::Assignment { generation, shards, restored_checkpoint: 10 * generation, ..Default::default() }
+    }
+
+    #[test]
+    fn the_same_grants_are_entered_once() {
+        let mut inbox = Inbox::default();
+        assert!(inbox.assigned(assignment(1, 1)).is_some());
+        assert_eq!(inbox.take_assignment().unwrap().generation, 1);
+        assert!(inbox.assigned(assignment(1, 1)).is_none(), "a reconnect hears it again");
+        assert!(inbox.take_assignment().is_none());
+        assert!(inbox.assigned(assignment(1, 2)).is_some(), "another lease");
+        assert!(inbox.assigned(assignment(2, 3)).is_some());
+        assert_eq!(inbox.take_assignment().unwrap().generation, 2);
+        assert!(inbox.assigned(assignment(1, 1)).is_none(), "an old word");
+        assert_eq!(inbox.generation(), 2);
+    }
+
+    #[test]
+    fn a_rewind_takes_barrier_and_assignment_with_it() {
+        let mut inbox = Inbox::default();
+        inbox.assigned(assignment(1, 1));
+        inbox.take_assignment();
+        inbox.barrier(v1::Barrier { generation: 1, ..Default::default() });
+        let error = inbox.rewinding(v1::Rewinding { generation: 2, checkpoint: 17, cause: "disk".into() });
+        assert!(matches!(error, Some(Error::Rewound { generation: 2, checkpoint: 17, .. })));
+        assert!(inbox.take_barrier().is_none());
+        inbox.barrier(v1::Barrier { generation: 1, ..Default::default() });
+        assert!(inbox.rewinding);
+        inbox.assigned(assignment(2, 2));
+        assert!(!inbox.rewinding);
+        inbox.take_assignment();
+        assert!(inbox.take_barrier().is_none());
+    }
+
+    #[test]
+    fn a_barrier_may_come_before_its_assignment_is_taken() {
+        let mut inbox = Inbox::default();
+        inbox.assigned(assignment(1, 1));
+        inbox.barrier(v1::Barrier { generation: 1, ..Default::default() });
+        assert!(inbox.take_barrier().is_none(), "not in that generation yet");
+        inbox.take_assignment();
+        assert!(inbox.take_barrier().is_some());
+    }
+
+    #[test]
+    fn an_aborted_round_takes_its_barrier_back() {
+        let mut inbox = Inbox::default();
+        inbox.barrier(v1::Barrier { round: "a".into(), ..Default::default() });
+        inbox.aborted(&v1::CheckpointAborted { round: "b".into(), ..Default::default() });
+        inbox.aborted(&v1::CheckpointAborted { round: "a".into(), ..Default::default() });
+        assert!(inbox.take_barrier().is_none());
+    }
+
+    #[test]
+    fn the_restored_checkpoint_is_completed_again() {
+        let mut inbox = Inbox::default();
+        inbox.assigned(assignment(1, 1));
+        inbox.take_assignment();
+        assert_eq!(inbox.take_completed(), Some(10));
+        for checkpoint in [11, 12, 12] {
+            inbox.completed(checkpoint);
+        }
+        inbox.assigned(v1::Assignment { restored_checkpoint: 11, ..assignment(2, 2) });
+        inbox.take_assignment();
+        assert_eq!((inbox.take_completed(), inbox.take_completed()), (Some(11), None));
+        inbox.completed(12);
+        assert_eq!(inbox.take_completed(), Some(12));
+    }
+}

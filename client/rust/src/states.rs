@@ -1,0 +1,175 @@
+//! States as a program declares them, and what their handles share.
+
+use std::{cell::RefCell, marker::PhantomData, sync::Arc};
+
+use bytes::Bytes;
+use forebay_proto::{reason::Refused, v1};
+
+use crate::{
+    cache::At,
+    codec::{self, Stored, WriteAs},
+    error::{Error, Result},
+    session::{Session, check_length},
+};
+
+/// A state as a program declares it: name, kind and codecs.
+pub trait State {
+    /// What the state is used through.
+    type Handle;
+
+    /// Returns the descriptor that is registered.
+    fn descriptor(&self) -> v1::StateDescriptor;
+
+    /// Makes the handle of one generation.
+    #[doc(hidden)]
+    fn open(&self, session: &SessionRef) -> Result<Self::Handle>;
+}
+
+/// The session that handles are bound to.
+#[derive(Debug, Clone)]
+pub struct SessionRef(pub(crate) Arc<Session>);
+
+/// What every handle holds: its session, its state, and the namespace it looks at.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    pub(crate) session: Arc<Session>,
+    pub(crate) state: Arc<v1::RegisteredState>,
+    pub(crate) namespace: Bytes,
+    key_group: Option<u32>,
+}
+
+impl Scope {
+    /// Finds the registered state and checks that it is what the program declares.
+    pub(crate) fn open(session: &SessionRef, declared: &v1::StateDescriptor) -> Result<Self> {
+        let session = &session.0;
+        let Some(state) = session.state(&declared.name) else {
+            let message = format!("state {:?} is not registered (declare it with WorkerBuilder::state)", declared.name);
+            return Err(Refused::new(v1::ErrorReason::StateUnknown, message).into());
+        };
+        let registered = state.descriptor.clone().unwrap_or_default();
+        if registered.kind != declared.kind || registered.function != declared.function {
+            let message =
+                format!("state {:?} is a {:?}, declared as {:?}", declared.name, registered.kind(), declared.kind());
+            return Err(Refused::new(v1::ErrorReason::WrongKind, message).into());
+        }
+        let (session, state) = (session.clone(), Arc::new(state.clone()));
+        Ok(Self { session, state, namespace: Bytes::new(), key_group: None })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.state.descriptor.as_ref().map_or("", |descriptor| &descriptor.name)
+    }
+
+    /// Looks at a namespace.
+    pub(crate) fn in_namespace<N: Stored>(&self, namespace: &(impl WriteAs<N> + ?Sized)) -> Result<Self> {
+        let namespace = Bytes::from(self.encode(namespace)?);
+        Ok(Self { namespace, ..self.clone() })
+    }
+
+    /// Looks at keys of a key group that the caller names.
+    pub(crate) fn in_key_group(&self, key_group: u32) -> Self {
+        Self { key_group: Some(key_group), ..self.clone() }
+    }
+
+    /// Encodes a key, finds its shard and calls `then` with both.
+    pub(crate) fn at<K: Stored, T>(
+        &self,
+        key: &(impl WriteAs<K> + ?Sized),
+        then: impl FnOnce(At<'_>) -> T,
+    ) -> Result<T> {
+        with_scratch(|bytes| {
+            key.write_as(bytes).map_err(|source| self.codec(source))?;
+            Ok(then(self.session.locate(self.state.id, bytes, &self.namespace, self.key_group)?))
+        })
+    }
+
+    /// Encodes a key.
+    pub(crate) fn encode<C: Stored>(&self, value: &(impl WriteAs<C> + ?Sized)) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        value.write_as(&mut bytes).map_err(|source| self.codec(source))?;
+        Ok(bytes)
+    }
+
+    /// Encodes a value and checks its length.
+    pub(crate) fn encode_value<C: Stored>(&self, value: &(impl WriteAs<C> + ?Sized)) -> Result<Bytes> {
+        let bytes = self.encode(value)?;
+        self.session.check_value(&bytes)?;
+        Ok(bytes.into())
+    }
+
+    /// Encodes a map key and checks its length.
+    pub(crate) fn encode_map_key<C: Stored>(&self, map_key: &(impl WriteAs<C> + ?Sized)) -> Result<Bytes> {
+        let bytes = self.encode(map_key)?;
+        check_length("map key", &bytes)?;
+        Ok(bytes.into())
+    }
+
+    pub(crate) fn decode<C: Stored>(&self, bytes: &[u8]) -> Result<C::Value> {
+        C::read(bytes).map_err(|source| self.codec(source))
+    }
+
+    /// Finds the shard of a key that was encoded before.
+    pub(crate) fn locate<'a>(&'a self, key: &'a [u8]) -> Result<At<'a>> {
+        self.session.locate(self.state.id, key, &self.namespace, self.key_group)
+    }
+
+    fn codec(&self, source: forebay_proto::codec::Error) -> Error {
+        Error::Codec { state: self.name().into(), source }
+    }
+}
+
+/// Makes a descriptor of what all kinds have.
+pub(crate) fn descriptor<K: Stored, N: Stored, V: Stored>(name: &str, kind: v1::StateKind) -> v1::StateDescriptor {
+    v1::StateDescriptor {
+        name: name.into(),
+        kind: kind.into(),
+        key_codec: K::name().into(),
+        namespace_codec: N::name().into(),
+        value_codec: V::name().into(),
+        ..v1::StateDescriptor::default()
+    }
+}
+
+/// The codecs of a state, which are types without a value.
+pub(crate) type Codecs<C> = PhantomData<fn() -> C>;
+
+/// The codec of namespaces where a state does not say one.
+pub type DefaultNamespace = codec::Utf8;
+
+fn with_scratch<T>(use_it: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    thread_local!(static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    // Taken out and put back, as what runs meanwhile may encode another key.
+    let mut bytes = SCRATCH.take();
+    bytes.clear();
+    let result = use_it(&mut bytes);
+    SCRATCH.replace(bytes);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        ListState, MapState, ReducingState, ValueState, Worker, WorkerState,
+        codec::{I64, Utf8},
+    };
+
+    fn sent<T: Send>(_: &T) {}
+
+    /// What a user may spawn; it is compiled, not run.
+    #[expect(dead_code, reason = "compiling it is the test")]
+    fn every_call_may_be_spawned(
+        mut worker: Worker,
+        value: ValueState<Utf8, I64>,
+        list: ListState<Utf8, Utf8>,
+        map: MapState<Utf8, Utf8, I64>,
+        sum: ReducingState<Utf8, I64>,
+    ) {
+        sent(&(value.value("k"), value.update("k", &1), value.clear("k")));
+        sent(&(list.get("k"), list.add("k", "e"), list.add_all("k", ["a", "b"]), list.update("k", ["a"])));
+        sent(&(map.get("k", "m"), map.put_all("k", [("m", 1)]), map.entries("k"), map.remove("k", "m")));
+        sent(&(sum.add("k", &1), sum.get("k")));
+        sent(&worker.assigned());
+        sent(&worker.boundary(WorkerState::new));
+        sent(&worker.finish(WorkerState::new));
+    }
+}

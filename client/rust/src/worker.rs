@@ -1,0 +1,345 @@
+//! A worker: a process that reads a source and keeps its state in Forebay, exactly once.
+//!
+//! The worker's loop is the user's own. It calls [`Worker::assigned`] once per generation and
+//! [`Worker::boundary`] between two records; an [`Error::Rewound`] from anywhere leads back to
+//! [`Worker::assigned`]. Invariant: worker state is asked for only while no record is in progress, and
+//! reported only after every shard has accepted the barrier behind everything before it.
+
+mod builder;
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use forebay_proto::{
+    reason::Refused,
+    v1::{self, ErrorReason},
+};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    assigned::Assigned,
+    backoff::backoff,
+    cache::Cache,
+    client::Client,
+    error::{Error, Result},
+    hooks::{HookResult, Hooks},
+    lane::Target,
+    membership::{Command, Shared},
+    records::{RecordGuard, Records},
+    routing::{Router, Table, range},
+    session::{Parts, Session},
+    shard_lane::LaneHandle,
+    stream::Streams,
+    worker_state::WorkerState,
+};
+
+pub use builder::WorkerBuilder;
+
+const VALUE_BYTES_MAX_DEFAULT: u64 = 8 << 20;
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+
+/// A member of an operator's group. Dropping it without [`Worker::finish`] is a failure, as a crash is.
+pub struct Worker {
+    client: Client,
+    job: String,
+    job_uid: String,
+    operator: String,
+    id: String,
+    cache_bytes_max: usize,
+    write_delay_max: Duration,
+    barrier_timeout: Duration,
+    /// How long a lost session waits for the coordinator's word before the worker joins anew.
+    patience: Duration,
+    hooks: Box<dyn Hooks>,
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    records: Arc<Records>,
+    session: Option<Arc<Session>>,
+    index: u32,
+    /// The first checkpoint whose barrier was reported since this was last cleared.
+    first_barrier: Option<u64>,
+    /// True if the next call of `assigned` joins anew.
+    fenced: bool,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("job", &self.job).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    /// Waits for the worker's shards and returns them with its share of the worker state of the checkpoint
+    /// that they stand at. Called first, and again after every [`Error::Rewound`].
+    ///
+    /// After an [`Error::Fenced`] it joins anew, as somebody who holds nothing.
+    pub async fn assigned(&mut self) -> Result<Assigned> {
+        // A session that the worker itself gave up is over for the others, too.
+        let given_up = |session: Arc<Session>| session.end_reason().is_none_or(|reason| !reason.is_rewound());
+        let given_up = self.session.take().is_some_and(given_up);
+        if std::mem::take(&mut self.fenced) || given_up {
+            self.shared.inbox(|inbox| inbox.take_ended());
+            self.command(Command::Rejoin).await?;
+        }
+        let mut waiting = Instant::now();
+        loop {
+            self.shared.attention.clear();
+            if let Some(ended) = self.shared.inbox(|inbox| inbox.take_ended()) {
+                if !ended.is_rewound() && !matches!(ended, Error::Unavailable(_)) {
+                    // Somebody else may have our place: whether to take it back is for the caller to say.
+                    self.fenced = true;
+                    return Err(ended);
+                }
+                self.command(Command::Rejoin).await?;
+            }
+            if let Some(assignment) = self.shared.inbox(|inbox| inbox.take_assignment()) {
+                return self.enter(assignment).await;
+            }
+            let silent = timeout(self.patience, self.shared.attention.called()).await.is_err();
+            let announced = self.shared.inbox(|inbox| inbox.rewinding || inbox.generation() == 0);
+            if silent && !announced && waiting.elapsed() >= self.patience {
+                tracing::warn!("no word from the coordinator about a lost session; joining anew");
+                self.command(Command::Rejoin).await?;
+                waiting = Instant::now();
+            }
+        }
+    }
+
+    async fn enter(&mut self, assignment: v1::Assignment) -> Result<Assigned> {
+        let spec = assignment.spec.clone().unwrap_or_default();
+        let generation = assignment.generation;
+        let routes: Vec<_> = assignment.shards.iter().filter_map(|leased| leased.route.clone()).collect();
+        let table = Table::new(spec.max_parallelism, spec.partitioner(), routes.clone())?;
+        let (client, job, uid) = (&self.client, &self.job, &self.job_uid);
+        let streams = Arc::new(Streams::new(client.channels().clone(), &self.id, job, uid, generation));
+        let router = Arc::new(Router::new(client.clone(), job, uid, generation, &routes));
+        let writer_epoch = |route: &v1::Route| {
+            let leased = assignment.shards.iter().find(|leased| leased.route.as_ref() == Some(route));
+            leased.map_or(0, |leased| leased.writer_epoch)
+        };
+        let target = |route: &v1::Route| Target {
+            operator: route.operator.clone(),
+            range: range(route),
+            shard_epoch: route.epoch,
+            writer_epoch: writer_epoch(route),
+        };
+        let lanes = table.routes().iter().map(|route| LaneHandle::open(target(route), streams.clone(), router.clone()));
+        let lanes = lanes.collect();
+        let has_ttl = |state: &&v1::RegisteredState| state.descriptor.as_ref().is_some_and(|it| it.ttl.is_some());
+        let uncached: HashSet<_> = assignment.states.iter().filter(has_ttl).map(|state| state.id).collect();
+        let value_bytes_max = spec.limits.as_ref().map_or(0, |limits| limits.max_value_bytes);
+        let value_bytes_max = if value_bytes_max == 0 { VALUE_BYTES_MAX_DEFAULT } else { value_bytes_max };
+        let session = Session::start(Parts {
+            explicit: spec.partitioner() == v1::Partitioner::Explicit,
+            table,
+            lanes,
+            states: assignment.states.clone(),
+            cache: Cache::new(self.cache_bytes_max, uncached),
+            lease: self.shared.lease.clone(),
+            attention: self.shared.attention.clone(),
+            value_bytes_max: usize::try_from(value_bytes_max).unwrap_or(usize::MAX),
+            write_delay_max: self.write_delay_max,
+        });
+        *self.shared.session.lock().expect("no panic while locked") = Arc::downgrade(&session);
+        // A newer word may have come while nobody could be told.
+        self.shared.attention.call();
+        self.session = Some(session.clone());
+        self.index = assignment.index;
+        // Records of the generation before are nobody's business any more.
+        self.records = Arc::default();
+        let checkpoint = assignment.restored_checkpoint;
+        hook("on_restore", self.hooks.on_restore(checkpoint)).await?;
+        Ok(Assigned::new(session, assignment))
+    }
+
+    /// Returns the last checkpoint of this generation known to be complete; 0 if there is none.
+    pub fn last_completed(&self) -> u64 {
+        self.shared.inbox(|inbox| inbox.last_completed())
+    }
+
+    /// Marks a record as in progress, for loops that process several at a time. A barrier waits until the
+    /// guard is dropped.
+    pub fn record(&self) -> RecordGuard {
+        self.records.admit()
+    }
+
+    /// Serves what the coordinator asks for; called between two records. Costs next to nothing while nothing
+    /// is asked.
+    ///
+    /// At a barrier it waits for the records in progress, flushes, asks `state` for the worker state, and
+    /// returns once every shard has accepted the barrier.
+    pub async fn boundary(&mut self, state: impl Fn() -> WorkerState + Sync) -> Result<()> {
+        if !self.shared.attention.is_called() {
+            return Ok(());
+        }
+        self.attend(&state).await
+    }
+
+    /// Sends everything that is unsent and waits until every shard has acknowledged it, for readers outside.
+    /// A checkpoint does so by itself.
+    pub async fn flush(&self) -> Result<()> {
+        self.session.as_ref().ok_or_else(not_assigned)?.flushed().await
+    }
+
+    /// Waits for something, and serves what the coordinator asks for meanwhile.
+    pub async fn idle<T>(
+        &mut self,
+        state: impl Fn() -> WorkerState + Sync,
+        until: impl Future<Output = T>,
+    ) -> Result<T> {
+        let mut until = std::pin::pin!(until);
+        loop {
+            self.boundary(&state).await?;
+            let attention = self.shared.attention.clone();
+            tokio::select! {
+                biased;
+                value = &mut until => return Ok(value),
+                () = attention.called() => {}
+            }
+        }
+    }
+
+    /// Flushes, waits for a checkpoint that contains everything up to now, and leaves the group. Returns the
+    /// checkpoint.
+    ///
+    /// Fails with [`Error::Rewound`] like any other call, and then nothing is finished.
+    pub async fn finish(&mut self, state: impl Fn() -> WorkerState + Sync) -> Result<u64> {
+        self.first_barrier = None;
+        let mut waits = backoff();
+        let checkpoint = loop {
+            let (client, job) = (self.client.clone(), self.job.clone());
+            let triggered = self.idle(&state, async move { client.trigger_checkpoint(&job).await }).await?;
+            match triggered {
+                Ok(completed) => self.shared.inbox(|inbox| inbox.completed(completed.id)),
+                Err(Error::Unavailable(refused)) => {
+                    let wait = waits.next().unwrap_or_default().min(refused.retry_after.unwrap_or(Duration::MAX));
+                    self.idle(&state, sleep(wait)).await?;
+                }
+                Err(error) => return Err(error),
+            }
+            let last = self.shared.inbox(|inbox| inbox.last_completed());
+            if self.first_barrier.is_some_and(|first| first <= last) {
+                self.shared.attention.call();
+                self.boundary(&state).await?;
+                break last;
+            }
+        };
+        self.depart(checkpoint).await?;
+        Ok(checkpoint)
+    }
+
+    /// Leaves the group for good, without a checkpoint: whoever comes next goes on from the last one.
+    pub async fn leave(&mut self) -> Result<()> {
+        self.depart(0).await
+    }
+
+    async fn depart(&mut self, checkpoint: u64) -> Result<()> {
+        self.shared.attention.clear();
+        self.command(Command::Leave(checkpoint)).await?;
+        let ended = async {
+            while self.shared.inbox(|inbox| inbox.take_ended()).is_none() {
+                self.shared.attention.called().await;
+                self.shared.attention.clear();
+            }
+        };
+        // A coordinator that does not answer will find out by the lease.
+        let _ = timeout(LEAVE_MAX, ended).await;
+        self.session = None;
+        Ok(())
+    }
+
+    async fn attend(&mut self, state: &(dyn Fn() -> WorkerState + Sync)) -> Result<()> {
+        self.shared.attention.clear();
+        let attended = self.attend_to_all(state).await;
+        if attended.is_err() {
+            // It stays so until the next assignment, or something is left.
+            self.shared.attention.call();
+        }
+        attended
+    }
+
+    async fn attend_to_all(&mut self, state: &(dyn Fn() -> WorkerState + Sync)) -> Result<()> {
+        let session = self.session.clone().ok_or_else(not_assigned)?;
+        if let Some(reason) = session.end_reason() {
+            return Err(reason.clone());
+        }
+        while let Some(checkpoint) = self.shared.inbox(|inbox| inbox.take_completed()) {
+            hook("on_completed", self.hooks.on_completed(checkpoint)).await?;
+        }
+        while let Some(barrier) = self.shared.inbox(|inbox| inbox.take_barrier()) {
+            self.serve(&session, barrier, state).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve(
+        &mut self,
+        session: &Session,
+        barrier: v1::Barrier,
+        state: &(dyn Fn() -> WorkerState + Sync),
+    ) -> Result<()> {
+        let served = timeout(self.barrier_timeout, async {
+            self.records.finished().await;
+            hook("before_barrier", self.hooks.before_barrier(barrier.checkpoint)).await?;
+            let state = state();
+            session.barrier(&barrier).await?;
+            Ok::<_, Error>(state)
+        });
+        let refused = match served.await {
+            Ok(Ok(state)) => {
+                self.first_barrier.get_or_insert(barrier.checkpoint);
+                return self.command(Command::Report(self.report(&barrier, state))).await;
+            }
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let message = format!("barrier {} took over {:?}", barrier.checkpoint, self.barrier_timeout);
+                Refused::new(ErrorReason::CheckpointAborted, message).into()
+            }
+        };
+        if let Some(reason) = session.end_reason() {
+            return Err(reason.clone());
+        }
+        let (checkpoint, round, cause) = (barrier.checkpoint, barrier.round, refused.to_string());
+        self.command(Command::Decline(v1::Decline { checkpoint, round, cause })).await?;
+        // A round that was refused or is late is the coordinator's concern; a hook's failure is the user's.
+        if matches!(refused, Error::Hook { .. }) { Err(refused) } else { Ok(()) }
+    }
+
+    fn report(&self, barrier: &v1::Barrier, state: WorkerState) -> v1::BarrierReport {
+        let state = v1::WorkerState {
+            worker: self.id.clone(),
+            operator: self.operator.clone(),
+            index: self.index,
+            lists: state.into_lists(),
+        };
+        v1::BarrierReport {
+            checkpoint: barrier.checkpoint,
+            round: barrier.round.clone(),
+            coordinator_epoch: barrier.coordinator_epoch,
+            generation: barrier.generation,
+            state: Some(state),
+        }
+    }
+
+    async fn command(&self, command: Command) -> Result<()> {
+        let gone = || Error::Fenced("the membership has ended".into());
+        self.commands.send(command).await.map_err(|_| gone())
+    }
+}
+
+fn not_assigned() -> Error {
+    Refused::new(ErrorReason::NotLeased, "no shards are held: call assigned() first").into()
+}
+
+async fn hook(hook: &'static str, run: impl Future<Output = HookResult>) -> Result<()> {
+    run.await.map_err(|error| Error::Hook { hook, message: error.to_string() })
+}

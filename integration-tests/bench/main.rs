@@ -1,0 +1,166 @@
+//! `make bench`: how fast Forebay is, beside redis-server on the same machine in the same run.
+//!
+//! One measurement is one kind of [`Work`] against one [`Target`]; all targets of a work are measured one
+//! after the other, in an order that turns from run to run, so that a machine that drifts slows both sides
+//! down. A ratio is taken within one run only. Sampled answers are checked: a wrong one ends everything.
+//!
+//! Clients run in this process, servers each in their own. docs/performance/README.md tells the rest.
+
+mod data;
+mod forebay;
+mod machine;
+mod plan;
+mod redis;
+mod report;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+
+use crate::{
+    data::{Books, Data, Load, Random},
+    forebay::Forebay,
+    machine::Machine,
+    plan::{Target, Work},
+    redis::Redis,
+    report::Report,
+};
+
+const SEED: u64 = 2_013;
+
+/// Measures Forebay against redis-server.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Number of runs; ratios are medians over them.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Number of keys [default: 1000000, or 20000 with --quick]. Read-modify-write takes a tenth of them.
+    #[arg(long)]
+    keys: Option<u32>,
+    /// Time of one measurement [default: 600, or 10 with --quick].
+    #[arg(long)]
+    millis: Option<u64>,
+    /// A smoke run of a few seconds; its figures mean nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Only measurements whose name contains this, such as "get 128" or "stream put 128 on memory".
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Folder for ratios.json [default: bench, beside the folder of this binary].
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Markdown file whose table, between its two marker comments, is replaced.
+    #[arg(long)]
+    readme: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    ensure!(args.runs > 0, "--runs 0: at least one");
+    let keys = args.keys.unwrap_or(if args.quick { 20_000 } else { 1_000_000 });
+    ensure!((1_000..=100_000_000).contains(&keys), "--keys {keys}: 1000 to 100000000");
+    let millis = args.millis.unwrap_or(if args.quick { 10 } else { 600 });
+    let out = args.out.clone().map_or_else(default_folder, Ok)?;
+    let wanted = |work: Work, target: &Target| format!("{work} on {target}").contains(&args.only);
+
+    let started = Instant::now();
+    let mut machine = Machine::look();
+    println!("{machine}");
+    let data = Data::new(keys);
+    let mut peers = Peers::start(&data)?;
+    eprintln!("all servers hold {keys} keys after {:.1?}", started.elapsed());
+    let mut report = Report::default();
+    for run in 0..args.runs {
+        peers.empty_lists(run)?;
+        for work in plan::works() {
+            let mut line = Vec::new();
+            for target in work.targets(run).into_iter().filter(|target| wanted(work, target)) {
+                if !args.quick {
+                    machine.settle(&peers.processes());
+                }
+                let duration = Duration::from_millis(millis);
+                let rate = peers.measure(target, work, duration, &data);
+                let rate = rate.with_context(|| format!("{work} on {target}"))?;
+                line.push(format!("{target} {}", report::human(rate)));
+                report.add(target, work, rate);
+            }
+            if !line.is_empty() {
+                eprintln!("run {}/{}: {work}: {}", run + 1, args.runs, line.join(", "));
+            }
+        }
+    }
+    machine.look_again();
+    let rows = report.rows();
+    print!("{}", report::table(&rows));
+    let ratios = report::write_ratios(&rows, &out)?;
+    if let Some(readme) = &args.readme {
+        report::write_markdown(&rows, &machine, readme)?;
+    }
+    println!("load average after: {}", machine.load_after());
+    let seconds = started.elapsed().as_secs();
+    println!("bench: runs {}, rows {}, keys {keys}, {seconds} s, {}", args.runs, rows.len(), ratios.display());
+    Ok(())
+}
+
+/// `bench` in the target folder, wherever that is.
+fn default_folder() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("the own executable is not known: say --out")?;
+    let target = own.ancestors().nth(2).context("the executable is in no target folder: say --out")?;
+    Ok(target.join("bench"))
+}
+
+/// All servers, and what must be found in each.
+struct Peers {
+    forebay: Forebay,
+    redis: Redis,
+    redis_aof: Redis,
+    books: HashMap<Target, Books>,
+    random: Random,
+}
+
+impl Peers {
+    /// Starts the servers and puts every key into each.
+    fn start(data: &Data) -> Result<Self> {
+        let mut peers = Self {
+            forebay: Forebay::start(data)?,
+            redis: Redis::start(false)?,
+            redis_aof: Redis::start(true)?,
+            books: Target::ALL.map(|target| (target, Books::new(data.len()))).into(),
+            random: Random::new(SEED),
+        };
+        peers.forebay.fill(data)?;
+        peers.redis.fill(data)?;
+        peers.redis_aof.fill(data)?;
+        Ok(peers)
+    }
+
+    /// Lists grow with every append: each run starts with none.
+    fn empty_lists(&mut self, run: usize) -> Result<()> {
+        for books in self.books.values_mut() {
+            books.lists.clear();
+        }
+        self.redis.empty_lists()?;
+        self.redis_aof.empty_lists()?;
+        self.forebay.empty_lists(run)
+    }
+
+    fn processes(&self) -> [u32; 3] {
+        [self.forebay.process_id(), self.redis.process_id(), self.redis_aof.process_id()]
+    }
+
+    /// Returns operations per second.
+    fn measure(&mut self, target: Target, work: Work, duration: Duration, data: &Data) -> Result<f64> {
+        let books = self.books.get_mut(&target).expect("books of every target");
+        let mut load = Load { data, books, random: &mut self.random, duration };
+        match target {
+            Target::Memory | Target::Rocks => self.forebay.measure(target, work, &mut load),
+            Target::Redis => self.redis.measure(work, &mut load),
+            Target::RedisAof => self.redis_aof.measure(work, &mut load),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! `make chaos ROUNDS=n`: worker, server and coordinator killed with SIGKILL at random moments, with
+//! real processes; exact each time.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use forebay_integration_tests::flights::{chaos, cut};
+use forebay_proto::v1;
+
+#[derive(Parser)]
+struct Args {
+    /// Number of rounds.
+    #[arg(long, default_value_t = 50)]
+    rounds: u64,
+    /// Seed of the first round.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// File of flights: .csv or .csv.zst.
+    #[arg(long, default_value = "integration-tests/data/flights-2013.csv.zst")]
+    input: PathBuf,
+    /// Records of a round.
+    #[arg(long, default_value_t = 40_000)]
+    records: usize,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let folder = tempfile::tempdir()?;
+    let input = folder.path().join("flights.csv");
+    cut(&args.input, &input, args.records).context("the input cannot be read")?;
+    let (mut kills, mut between) = (0, 0);
+    for seed in args.first..args.first + args.rounds {
+        // Every fifth round keeps its state in memory, where each kill of the server is a rewind.
+        let backend = if seed % 5 == 4 { v1::Backend::Memory } else { v1::Backend::Rocksdb };
+        let round = chaos::round(&input, backend, seed).await?;
+        kills += round.kills;
+        between += round.between_barrier_and_commit;
+        println!(
+            "round {seed}: {backend:?}, kills {}, between barrier and commit {}, rewinds {}: exact",
+            round.kills, round.between_barrier_and_commit, round.rewinds
+        );
+    }
+    println!("chaos: rounds {}, kills {kills}, between barrier and commit {between}, lost 0, doubled 0", args.rounds);
+    Ok(())
+}

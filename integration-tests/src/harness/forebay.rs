@@ -1,0 +1,99 @@
+//! One process of the binary `forebay`, which may die and come back.
+
+use rustix::process::Signal;
+
+use super::{
+    api::Api,
+    process::{Exit, Process},
+    setup::Setup,
+};
+
+/// A process that serves, or has been killed and can be started again with the same port and folders.
+#[derive(Debug)]
+pub struct Forebay {
+    // First: it shows what is in the setup's folder when it is dropped.
+    process: Process,
+    setup: Setup,
+    port: u16,
+}
+
+impl Forebay {
+    /// Starts coordinator and server in one process, with folders of its own.
+    pub async fn dev() -> Self {
+        Setup::dev().start().await
+    }
+
+    pub(super) fn started(setup: Setup, process: Process, port: u16) -> Self {
+        Self { setup, process, port }
+    }
+
+    /// How it was started.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Where it serves, such as `http://127.0.0.1:7400`.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Clients to it.
+    pub fn api(&self) -> Api {
+        Api::to(&self.url())
+    }
+
+    /// Ends it without notice (SIGKILL) and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub async fn terminate(&mut self) -> Exit {
+        self.process.signal(Signal::TERM);
+        self.process.ended().await
+    }
+
+    /// Stops it where it stands (SIGSTOP).
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    /// Starts it again with the same port and folders, once it has ended, and waits until it serves.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn restart(&mut self) {
+        let started = self.setup.run().await;
+        (self.process, self.port) =
+            started.unwrap_or_else(|exit| panic!("{} did not start: {exit:#?}", self.setup.name));
+    }
+
+    /// Kills it and starts it again.
+    pub async fn kill_and_restart(&mut self) {
+        self.kill().await;
+        self.restart().await;
+    }
+
+    /// Deletes the shards' files, as if the disk were gone; checkpoints are elsewhere. Kill it first.
+    ///
+    /// # Panics
+    /// If they cannot be deleted.
+    pub fn delete_data(&self) {
+        std::fs::remove_dir_all(self.setup.data()).expect("the test's folder is writable");
+    }
+}

@@ -1,0 +1,14 @@
+//! Checkpoints as they are stored: objects, their paths, manifests.
+//!
+//! Knows neither gRPC nor RocksDB. `conformance` holds every store to the same behaviour.
+
+pub mod conformance;
+pub mod frame;
+pub mod layout;
+pub mod local;
+pub mod manifest;
+pub mod memory;
+pub mod objects;
+#[cfg(feature = "s3")]
+pub mod s3;
+pub mod store;

@@ -1,0 +1,261 @@
+//! From a URL to a store, and the proof that the store can be trusted with a commit point.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use bytesize::ByteSize;
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    local::LocalStore,
+    memory::MemoryStore,
+    objects::{Condition, Error, ObjectStore, Result, SharedStore},
+};
+
+/// How stores are reached.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// For `s3://` URLs; read, and of no effect, in a build without S3.
+    pub s3: S3Config,
+}
+
+/// How S3 is reached. Credentials are not here: they come from the environment, the profile files or
+/// the platform, as in every AWS tool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct S3Config {
+    /// URL of an S3-compatible store; none means Amazon's for the region.
+    pub endpoint: Option<String>,
+    /// Region; none means the one of the environment or profile, else `us-east-1`.
+    pub region: Option<String>,
+    /// Asks for `endpoint/bucket/key` instead of `bucket.endpoint/key`; most S3-compatible stores need it.
+    pub path_style: bool,
+    /// Whether requests carry the additional checksums that some S3-compatible stores refuse.
+    pub checksums: Checksums,
+    /// Time to connect.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Time for one attempt, from its first byte to the last byte of its answer.
+    #[serde(with = "humantime_serde")]
+    pub attempt_timeout: Duration,
+    /// Attempts of a call that is safe to retry, the first included.
+    pub attempts_max: u32,
+    /// Size of the parts of a large upload, at least 5 MiB.
+    pub part_size: ByteSize,
+    /// Parts that are in memory and on their way at the same time, over all uploads.
+    pub parts_parallel: usize,
+}
+
+/// When additional checksums are sent and checked. What is stored carries checksums of its own either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Checksums {
+    /// Only where S3 demands them: understood by every S3-compatible store.
+    WhenRequired,
+    /// Wherever Amazon's S3 knows them.
+    WhenSupported,
+}
+
+impl Default for S3Config {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: None,
+            path_style: false,
+            checksums: Checksums::WhenRequired,
+            connect_timeout: Duration::from_secs(5),
+            attempt_timeout: Duration::from_secs(60),
+            attempts_max: 5,
+            part_size: ByteSize::mib(16),
+            parts_parallel: 8,
+        }
+    }
+}
+
+/// Opens the store of a URL: `file:///dir` or `/dir`, `s3://bucket/prefix`, `memory://name`.
+///
+/// The same `memory://name` is the same store all over this process, as long as somebody holds it;
+/// without a name it is a new one.
+pub async fn open(url: &str, config: &StoreConfig) -> Result<SharedStore> {
+    match url.split_once("://") {
+        Some(("file", dir)) if dir.starts_with('/') => Ok(Arc::new(LocalStore::open(Path::new(dir))?)),
+        None if url.starts_with('/') => Ok(Arc::new(LocalStore::open(Path::new(url))?)),
+        Some(("memory", name)) => Ok(open_memory(name)),
+        Some(("s3", _)) => open_s3(url, &config.s3).await,
+        _ => Err(refused(
+            url,
+            "not the URL of a store: use s3://bucket/prefix, file:///absolute/directory or an absolute directory",
+        )),
+    }
+}
+
+fn refused(url: &str, detail: &str) -> Error {
+    Error::Refused { store: url.into(), path: "its URL".into(), detail: detail.into() }
+}
+
+#[cfg(feature = "s3")]
+async fn open_s3(url: &str, config: &S3Config) -> Result<SharedStore> {
+    Ok(Arc::new(super::s3::S3Store::open(url, config).await?))
+}
+
+#[cfg(not(feature = "s3"))]
+async fn open_s3(url: &str, _: &S3Config) -> Result<SharedStore> {
+    Err(refused(url, "this build has no S3: build it with `--features s3`"))
+}
+
+fn open_memory(name: &str) -> SharedStore {
+    static NAMED: Mutex<Option<HashMap<String, Weak<MemoryStore>>>> = Mutex::new(None);
+    if name.is_empty() {
+        return Arc::new(MemoryStore::default());
+    }
+    let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    let entry = named.get_or_insert_default().entry(name.into()).or_default();
+    entry.upgrade().unwrap_or_else(|| {
+        let store = Arc::new(MemoryStore::named(name));
+        *entry = Arc::downgrade(&store);
+        store
+    })
+}
+
+/// Proves that the store can be reached, as it is: its bucket exists and lets the caller list.
+pub async fn check_reachable(store: &dyn ObjectStore) -> Result<()> {
+    store.list(&probe_path("")).await.map(drop)
+}
+
+/// Proves that the store honours conditional writes and shows what was written, or refuses it.
+///
+/// Run at start, before anything is committed: a store that ignores a condition lets two coordinators
+/// both succeed. Leaves nothing behind unless it fails midway (objects named `prove-…` below the prefix).
+pub async fn prove(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
+    check_reachable(store).await?;
+    let path = probe_path(prefix);
+    let result = prove_at(store, &path).await;
+    let cleaned = store.delete(&path).await;
+    result?;
+    cleaned?;
+    match store.get(&path).await {
+        Err(Error::NotFound { .. }) => Ok(()),
+        Err(err) => Err(err),
+        Ok(_) => Err(unsafe_store(store, "shows an object that was deleted")),
+    }
+}
+
+async fn prove_at(store: &dyn ObjectStore, path: &str) -> Result<()> {
+    // All at once: a store that first looks and then writes passes when asked one by one.
+    let creators = (0..8u8).map(|n| store.put_if(path, Bytes::from(vec![n; 8]), &Condition::Absent));
+    let mut created = Vec::new();
+    for result in join_all(creators).await {
+        match result {
+            Ok(version) => created.push(version),
+            Err(Error::Conflict { .. }) => {}
+            Err(err) => return Err(err),
+        }
+    }
+    let [first] = &created[..] else {
+        return Err(match created.len() {
+            0 => unsafe_store(store, "lets none of several creators of an object win"),
+            _ => unsafe_store(store, "ignores If-None-Match"),
+        });
+    };
+    let write = async |content: &'static [u8], condition: Condition| {
+        store.put_if(path, Bytes::from_static(content), &condition).await
+    };
+    let conflict = |result: Result<_>, fault: &str| match result {
+        Err(Error::Conflict { .. }) => Ok(()),
+        Err(err) => Err(err),
+        Ok(_) => Err(unsafe_store(store, fault)),
+    };
+    conflict(write(b"again", Condition::Absent).await, "ignores If-None-Match")?;
+    let second = write(b"second", Condition::Is(first.clone())).await?;
+    if second == *first {
+        return Err(unsafe_store(store, "gives two contents the same ETag"));
+    }
+    conflict(write(b"stale", Condition::Is(first.clone())).await, "ignores If-Match")?;
+    if store.get(path).await? != (Bytes::from_static(b"second"), second.clone()) {
+        return Err(unsafe_store(store, "does not show what was written last"));
+    }
+    let listed = store.list(path).await?;
+    if !listed.iter().any(|object| object.path == path && object.length == 6) {
+        return Err(unsafe_store(store, "does not list what was written last"));
+    }
+    store.delete(path).await?;
+    conflict(write(b"revived", Condition::Is(second)).await, "ignores If-Match for an absent object")
+}
+
+fn probe_path(prefix: &str) -> String {
+    let name = format!("prove-{}", Uuid::new_v4());
+    match prefix.trim_end_matches('/') {
+        "" => name,
+        folder => format!("{folder}/{name}"),
+    }
+}
+
+fn unsafe_store(store: &dyn ObjectStore, fault: &str) -> Error {
+    Error::Unsafe { store: store.url().into(), fault: fault.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_names_its_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, config) = (dir.path().to_str().unwrap(), StoreConfig::default());
+        assert_eq!(open(plain, &config).await.unwrap().url(), format!("file://{plain}"));
+        assert_eq!(open(&format!("file://{plain}"), &config).await.unwrap().url(), format!("file://{plain}"));
+        assert_eq!(open("memory://", &config).await.unwrap().url(), "memory://");
+        for url in ["", "relative/dir", "file://relative", "gs://bucket", "http://x"] {
+            let err = open(url, &config).await.unwrap_err();
+            assert!(matches!(&err, Error::Refused { .. }), "{err}");
+            assert!(err.to_string().contains("use s3://bucket/prefix"), "{err}");
+        }
+    }
+
+    #[cfg(not(feature = "s3"))]
+    #[tokio::test]
+    async fn a_build_without_s3_says_so() {
+        let err = open("s3://bucket/prefix", &StoreConfig::default()).await.unwrap_err();
+        assert!(err.to_string().contains("--features s3"), "{err}");
+    }
+
+    #[tokio::test]
+    async fn a_memory_store_is_shared_by_its_name() {
+        let config = StoreConfig::default();
+        let one = open("memory://shared", &config).await.unwrap();
+        let same = open("memory://shared", &config).await.unwrap();
+        one.put("a", Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(same.get("a").await.unwrap().0, "x");
+        let unnamed = open("memory://", &config).await.unwrap();
+        assert!(matches!(unnamed.get("a").await, Err(Error::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_sound_store_is_proven_and_left_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        for url in ["memory://", dir.path().to_str().unwrap()] {
+            let store = open(url, &StoreConfig::default()).await.unwrap();
+            prove(store.as_ref(), "cluster/").await.unwrap();
+            assert_eq!(store.list("").await.unwrap(), []);
+        }
+    }
+
+    #[test]
+    fn an_empty_section_is_valid_and_a_misspelt_key_is_not() {
+        assert_eq!(toml::from_str::<StoreConfig>("").unwrap(), StoreConfig::default());
+        let config: StoreConfig =
+            toml::from_str("[s3]\nchecksums = \"when_supported\"\npart_size = \"8MiB\"\nattempt_timeout = \"3s\"")
+                .unwrap();
+        assert_eq!(config.s3.checksums, Checksums::WhenSupported);
+        assert_eq!(config.s3.part_size, ByteSize::mib(8));
+        assert!(toml::from_str::<StoreConfig>("[s3]\nendpiont = \"x\"").is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! Who gets what: shards over servers, leases over workers, worker state over workers. Pure.
+
+use std::collections::BTreeMap;
+
+use forebay_proto::v1;
+
+/// Gives every shard without a server to the one that has fewest, in order of names.
+pub fn place_shards(shards: &mut [v1::ShardEntry], servers: &[String]) {
+    let mut held: BTreeMap<&str, usize> = servers.iter().map(|server| (server.as_str(), 0)).collect();
+    for shard in shards.iter() {
+        if let Some(held) = held.get_mut(shard.server.as_str()) {
+            *held += 1;
+        }
+    }
+    for shard in shards.iter_mut().filter(|shard| shard.server.is_empty()) {
+        let Some((server, count)) = held.iter_mut().min_by_key(|(_, count)| **count) else { return };
+        *count += 1;
+        shard.server = (*server).to_owned();
+        shard.epoch += 1;
+        shard.incarnation += 1;
+        shard.established = false;
+    }
+}
+
+/// Leases an operator's shards to the workers of its group, in contiguous runs as even as they can be.
+///
+/// `workers` are (worker id, join id) in the order of their indexes.
+pub fn lease_shards(shards: &mut [v1::ShardEntry], operator: &str, workers: &[(String, String)]) {
+    let mut shards: Vec<_> = shards.iter_mut().filter(|shard| shard.operator == operator).collect();
+    let (count, all) = (shards.len(), workers.len());
+    for (index, shard) in shards.iter_mut().enumerate() {
+        let Some((worker, join_id)) = workers.get(index * all.min(count) / count) else { return };
+        shard.writer_epoch += 1;
+        shard.writer = Some(v1::WriterGrant {
+            worker: worker.clone(),
+            join_id: join_id.clone(),
+            epoch: shard.writer_epoch,
+            token: 0,
+        });
+    }
+}
+
+/// A worker's share of the worker state of a checkpoint, as Flink's RoundRobinOperatorStateRepartitioner
+/// hands out operator state: the same number of workers get theirs back; otherwise split lists are cut
+/// into contiguous slices, union lists go whole to all, and worker i gets broadcast copy i mod the old
+/// number. `old` is in the order of the workers' indexes.
+pub fn worker_share(old: &[v1::WorkerState], index: usize, workers: usize) -> Vec<v1::WorkerList> {
+    let unions =
+        old.iter().flat_map(|state| &state.lists).any(|list| list.redistribution() == v1::Redistribution::Union);
+    if old.len() == workers && !unions {
+        return old[index].lists.clone();
+    }
+    let mut names: BTreeMap<&str, v1::Redistribution> = BTreeMap::new();
+    for list in old.iter().flat_map(|state| &state.lists) {
+        names.entry(&list.name).or_insert(list.redistribution());
+    }
+    let mut rotation = 0;
+    let mut share = Vec::new();
+    for (name, redistribution) in names {
+        let lists = || old.iter().filter_map(|state| state.lists.iter().find(|list| list.name == name));
+        let elements = match redistribution {
+            v1::Redistribution::Union => lists().flat_map(|list| list.elements.iter().cloned()).collect(),
+            v1::Redistribution::Broadcast => {
+                let copies: Vec<_> = lists().collect();
+                copies.get(index % copies.len()).map(|list| list.elements.clone()).unwrap_or_default()
+            }
+            _ => {
+                let all: Vec<_> = lists().flat_map(|list| list.elements.iter().cloned()).collect();
+                let (base, more) = (all.len() / workers, all.len() % workers);
+                let extra = |worker: usize| usize::from((worker + workers - rotation) % workers < more);
+                let start: usize = (0..index).map(|worker| base + extra(worker)).sum();
+                let slice = all[start..start + base + extra(index)].to_vec();
+                rotation = (rotation + more) % workers;
+                slice
+            }
+        };
+        share.push(v1::WorkerList { name: name.to_owned(), redistribution: redistribution.into(), elements });
+    }
+    share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shards(count: u32) -> Vec<v1::ShardEntry> {
+        (0..count)
+            .map(|start| v1::ShardEntry { operator: "op".into(), start, end: start + 1, ..Default::default() })
+            .collect()
+    }
+
+    fn workers(count: usize) -> Vec<(String, String)> {
+        (0..count).map(|index| (format!("w{index}"), format!("j{index}"))).collect()
+    }
+
+    fn state(lists: &[(&str, v1::Redistribution, &[&'static str])]) -> v1::WorkerState {
+        let lists = lists.iter().map(|(name, redistribution, elements)| v1::WorkerList {
+            name: (*name).to_owned(),
+            redistribution: (*redistribution).into(),
+            elements: elements.iter().map(|element| bytes::Bytes::from_static(element.as_bytes())).collect(),
+        });
+        v1::WorkerState { lists: lists.collect(), ..Default::default() }
+    }
+
+    fn elements(lists: &[v1::WorkerList]) -> Vec<Vec<&str>> {
+        let text = |bytes| as_text(bytes);
+        lists.iter().map(|list| list.elements.iter().map(text).collect()).collect()
+    }
+
+    fn as_text(bytes: &bytes::Bytes) -> &str {
+        std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn shards_are_spread_evenly_and_placed_ones_stay() {
+        let mut shards = shards(8);
+        shards[0].server = "b".into();
+        place_shards(&mut shards, &["a".into(), "b".into()]);
+        let on = |server: &str| shards.iter().filter(|shard| shard.server == server).count();
+        assert_eq!((on("a"), on("b")), (4, 4));
+        assert_eq!((shards[0].epoch, shards[1].epoch), (0, 1));
+    }
+
+    #[test]
+    fn leases_are_contiguous_even_and_fence_the_former_writer() {
+        let mut shards = shards(8);
+        lease_shards(&mut shards, "op", &workers(3));
+        let holders: Vec<_> = shards.iter().map(|shard| shard.writer.as_ref().unwrap().worker.clone()).collect();
+        assert_eq!(holders, ["w0", "w0", "w0", "w1", "w1", "w1", "w2", "w2"]);
+        lease_shards(&mut shards, "op", &workers(1));
+        assert!(shards.iter().all(|shard| shard.writer.as_ref().unwrap().epoch == 2));
+    }
+
+    #[test]
+    fn more_workers_than_shards_leave_some_idle() {
+        let mut shards = shards(2);
+        lease_shards(&mut shards, "op", &workers(3));
+        let holders: Vec<_> = shards.iter().map(|shard| shard.writer.as_ref().unwrap().worker.clone()).collect();
+        assert_eq!(holders, ["w0", "w1"]);
+    }
+
+    #[test]
+    fn worker_state_comes_back_as_it_was_or_is_cut_as_flink_cuts_it() {
+        use v1::Redistribution::{Broadcast, Split, Union};
+        let old = [
+            state(&[("b", Broadcast, &["x"]), ("s", Split, &["1", "2", "3"])]),
+            state(&[("b", Broadcast, &["y"]), ("s", Split, &["4", "5"])]),
+        ];
+        assert_eq!(elements(&worker_share(&old, 1, 2)), [vec!["y"], vec!["4", "5"]]);
+        let three: Vec<_> = (0..3).map(|index| worker_share(&old, index, 3)).collect();
+        assert_eq!(elements(&three[0]), [vec!["x"], vec!["1", "2"]]);
+        assert_eq!(elements(&three[1]), [vec!["y"], vec!["3", "4"]]);
+        assert_eq!(elements(&three[2]), [vec!["x"], vec!["5"]]);
+        let union = [state(&[("u", Union, &["1"])]), state(&[("u", Union, &["2"])])];
+        assert_eq!(elements(&worker_share(&union, 0, 2)), [vec!["1", "2"]]);
+    }
+}

@@ -1,0 +1,402 @@
+//! One job's control: a state machine of events in, actions out. Pure: no I/O, no clock, no task.
+//!
+//! What is true is the job head, as the store last confirmed it; everything is decided from it and from
+//! what servers and workers have reported. A step plans the next head ([`plan`](super::plan)), and only
+//! when the store has confirmed that head does anybody hear of it. One head write is in flight at a
+//! time. See checkpoints.md and semantics.md, sections 4, 5 and 8.
+
+mod rounds;
+mod tell;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use forebay_proto::{reason::Refused, v1};
+use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_response::Message as ToServer};
+
+use super::{
+    members::Members,
+    plan::{self, Observed},
+    round::{Cause, Id, Round},
+};
+
+/// Checkpoint ids that are reserved in one head write.
+pub const IDS_RESERVED: u64 = 1000;
+/// How often a server that has not brought a shard up is asked again.
+const ASK_AGAIN_MS: i64 = 2_000;
+/// Failed rounds that are remembered.
+const FAILED_MAX: usize = 20;
+
+/// The moment of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Monotonic milliseconds, suspend included.
+    pub mono_ms: i64,
+    /// Wall-clock milliseconds since 1970; recorded, never decided by.
+    pub wall_ms: i64,
+}
+
+/// A caller that waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// A worker's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Connection(pub u64);
+
+/// What happened.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the variants say what their fields are")]
+pub enum Event {
+    /// Time went by.
+    Tick,
+    /// A server's link stands, at this address.
+    ServerUp { server: String, address: String },
+    /// A server's link is broken; it may come back with its disk.
+    ServerDown { server: String },
+    /// A server has not come back in time: what it held is lost.
+    ServerGone { server: String },
+    /// A server has taken up a desired state.
+    Applied { server: String, applied: v1::JobApplied },
+    /// A shard's snapshot is stored.
+    Snapshot(v1::SnapshotReport),
+    /// A shard's snapshot failed.
+    SnapshotFailed(v1::SnapshotFailed),
+    /// A worker connected.
+    Joined { connection: Connection, hello: v1::JoinHello },
+    /// A worker said something.
+    Worker { connection: Connection, message: v1::join_request::Message },
+    /// A worker's connection broke.
+    Disconnected { connection: Connection },
+    /// Somebody wants a checkpoint now.
+    Trigger { token: Token, full: bool },
+    /// Somebody registers states.
+    Register { token: Token, operator: String, descriptors: Vec<v1::StateDescriptor> },
+    /// Somebody wants the job to go back to its last completed checkpoint.
+    Rewind { token: Token, cause: String },
+    /// Somebody deletes the job.
+    Delete { token: Token },
+    /// The head in flight is in force.
+    HeadWritten,
+    /// Another coordinator changed the head: this one is deposed.
+    Deposed,
+    /// A manifest is stored: its checksum and length.
+    ManifestWritten { id: Id, stored: Result<(u32, u64), String> },
+    /// The worker state of a checkpoint was read.
+    WorkerState { checkpoint: u64, state: Result<Vec<v1::WorkerState>, Refused> },
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Write this head on top of the last confirmed one.
+    WriteHead(Box<v1::JobHead>),
+    /// Store a manifest.
+    WriteManifest(Id, Box<v1::Manifest>),
+    /// Read the worker state of a completed checkpoint.
+    ReadWorkerState(v1::CompletedCheckpoint),
+    /// Tell a server.
+    ToServer(String, ToServer),
+    /// Tell a worker.
+    ToWorker(Connection, ToWorker),
+    /// Answer who waits.
+    Answer(Token, Result<Answer, Refused>),
+    /// The routing changed.
+    Routing,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// A checkpoint is complete.
+    Checkpoint(v1::CompletedCheckpoint),
+    /// States are registered.
+    States(Vec<v1::RegisteredState>),
+    /// Done.
+    Done,
+}
+
+/// What is known of a server.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Server {
+    /// Its address; empty while its link is broken.
+    pub address: String,
+    /// True once it did not come back in time.
+    pub gone: bool,
+    /// What it has taken up.
+    pub applied: v1::JobApplied,
+    sent: Option<v1::JobAssignment>,
+    asked_ms: i64,
+}
+
+/// Worker state of the checkpoint that the generation started from.
+#[derive(Debug, Clone, PartialEq)]
+enum Restored {
+    Unread,
+    Reading(u64),
+    Known(u64, Vec<v1::WorkerState>),
+    /// Cannot be read; asked again after a while, for somebody may put the right bytes back.
+    Broken {
+        checkpoint: u64,
+        refused: Refused,
+        asked_ms: i64,
+    },
+}
+
+/// One job's control.
+#[derive(Debug)]
+pub struct Machine {
+    epoch: u64,
+    head: v1::JobHead,
+    in_flight: Option<v1::JobHead>,
+    granted_version: u64,
+    servers: BTreeMap<String, Server>,
+    members: Members,
+    round: Option<Round>,
+    stored: Option<v1::CompletedCheckpoint>,
+    restored: Restored,
+    next_id: u64,
+    next_round_ms: i64,
+    rounds_started: u64,
+    wishes: plan::Wishes,
+    triggers: Vec<(Token, bool)>,
+    waiting: Vec<(Token, bool)>,
+    /// Registered states that servers may have yet to hear of.
+    registered: Vec<(Token, Vec<v1::RegisteredState>)>,
+    failed: VecDeque<v1::FailedRound>,
+    notice: Option<String>,
+    deposed: bool,
+    /// Makes round ids that no other coordinator makes.
+    nonce: String,
+}
+
+impl Machine {
+    /// Takes up a job from its head. `epoch` is this coordinator's, `nonce` makes its round ids unique.
+    pub fn new(head: v1::JobHead, epoch: u64, nonce: String, now: Now) -> Self {
+        let lease = lease_ms(&head);
+        let mut members = Members::new(lease);
+        for writer in head.shards.iter().filter_map(|entry| Some((&entry.operator, entry.writer.as_ref()?))) {
+            members.expect(writer.0, &writer.1.worker, &writer.1.join_id, now.mono_ms);
+        }
+        let interval = interval_ms(&head);
+        Self {
+            epoch,
+            in_flight: None,
+            granted_version: head.version,
+            servers: BTreeMap::new(),
+            members,
+            round: None,
+            stored: None,
+            restored: Restored::Unread,
+            next_id: head.next_checkpoint_id,
+            next_round_ms: now.mono_ms + interval,
+            rounds_started: 0,
+            wishes: plan::Wishes::default(),
+            triggers: Vec::new(),
+            waiting: Vec::new(),
+            registered: Vec::new(),
+            failed: VecDeque::new(),
+            notice: None,
+            deposed: false,
+            nonce,
+            head,
+        }
+    }
+
+    /// The head as the store last confirmed it.
+    pub fn head(&self) -> &v1::JobHead {
+        &self.head
+    }
+
+    /// The servers as this job sees them.
+    pub fn servers(&self) -> &BTreeMap<String, Server> {
+        &self.servers
+    }
+
+    /// The workers.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Rounds that failed, oldest first.
+    pub fn failed(&self) -> impl Iterator<Item = &v1::FailedRound> {
+        self.failed.iter()
+    }
+
+    /// The round in progress.
+    pub fn round(&self) -> Option<&Round> {
+        self.round.as_ref()
+    }
+
+    /// Why the job cannot go on, if it cannot.
+    pub fn broken(&self) -> Option<String> {
+        if let Restored::Broken { refused, .. } = &self.restored {
+            return Some(refused.message.clone());
+        }
+        let shards = self.servers.values().flat_map(|server| &server.applied.shards);
+        shards.filter(|shard| shard.corrupt).map(|shard| shard.cause.clone()).next()
+    }
+
+    /// Takes an event and tells what is to be done.
+    pub fn step(&mut self, event: Event, now: Now) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if !self.deposed {
+            self.take(event, now, &mut actions);
+            self.advance(now, &mut actions);
+        }
+        actions
+    }
+
+    fn take(&mut self, event: Event, now: Now, actions: &mut Vec<Action>) {
+        match event {
+            Event::Tick => {}
+            Event::ServerUp { server, address } => {
+                self.server_lost(&server, now, actions);
+                self.servers.insert(server, Server { address, ..Server::default() });
+                actions.push(Action::Routing);
+            }
+            Event::ServerDown { server } => {
+                self.server_lost(&server, now, actions);
+                if let Some(server) = self.servers.get_mut(&server) {
+                    *server = Server::default();
+                }
+                actions.push(Action::Routing);
+            }
+            Event::ServerGone { server } => self.servers.entry(server).or_default().gone = true,
+            Event::Applied { server, applied } => {
+                if let Some(server) = self.servers.get_mut(&server)
+                    && applied.version >= server.applied.version
+                {
+                    server.applied = applied;
+                }
+            }
+            Event::Snapshot(report) => {
+                if let Some(round) = &mut self.round {
+                    round.shard_reported(report);
+                }
+            }
+            Event::SnapshotFailed(failed) => self.snapshot_failed(&failed, now, actions),
+            Event::Joined { connection, hello } => self.joined(connection, &hello, now, actions),
+            Event::Worker { connection, message } => self.worker(connection, message, now, actions),
+            Event::Disconnected { connection } => self.members.disconnected(connection),
+            Event::Trigger { token, full } => self.triggers.push((token, full)),
+            Event::Register { token, operator, descriptors } => {
+                self.wishes.register.push((token, operator, descriptors));
+            }
+            Event::Rewind { token, cause } => self.wishes.rewind.push((token, cause)),
+            Event::Delete { token } => self.wishes.delete.push(token),
+            Event::HeadWritten => self.head_written(now, actions),
+            Event::Deposed => self.depose(actions),
+            Event::ManifestWritten { id, stored } => self.manifest_written(&id, stored, now, actions),
+            Event::WorkerState { checkpoint, state } => {
+                let asked = match &self.restored {
+                    Restored::Reading(id) => *id == checkpoint,
+                    Restored::Broken { checkpoint: id, .. } => *id == checkpoint,
+                    Restored::Unread | Restored::Known(..) => false,
+                };
+                if asked {
+                    self.restored = match state {
+                        Ok(state) => Restored::Known(checkpoint, state),
+                        Err(refused) if refused.reason == Reason::CheckpointCorrupt => {
+                            Restored::Broken { checkpoint, refused, asked_ms: now.mono_ms }
+                        }
+                        Err(_) => Restored::Unread,
+                    };
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.expire(now, actions);
+        self.read_worker_state(now, actions);
+        self.store_complete_round(actions);
+        if self.in_flight.is_none() {
+            self.write_head(now, actions);
+        }
+        self.tell_servers(now, actions);
+        self.tell_workers(actions);
+        self.answer_registered(actions);
+        self.start_round(now, actions);
+    }
+
+    fn write_head(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let observed = Observed {
+            epoch: self.epoch,
+            servers: &self.servers,
+            members: &self.members,
+            stored: self.stored.as_ref(),
+            worker_state_known: matches!(&self.restored, Restored::Known(id, _) if *id == self.head.restored_checkpoint),
+            ids_low: self.next_id + 1 >= self.head.next_checkpoint_id,
+        };
+        let planned = plan::next_head(&self.head, &observed, &mut self.wishes);
+        actions.extend(planned.answers.into_iter().map(|(token, answer)| Action::Answer(token, answer)));
+        if let Some(cause) = planned.rewind {
+            self.notice = Some(cause);
+        }
+        let Some(mut head) = planned.head else {
+            // What was wished for is so already.
+            self.keep_promises(actions);
+            return;
+        };
+        // A head that completes the round may change grants in the same write: the round was whole before.
+        let completes = |round: &Round| head.completed.last().is_some_and(|last| last.id == round.checkpoint);
+        if self.round.as_ref().is_some_and(|round| !round.agrees_with(&head) && !completes(round)) {
+            self.abort(Cause::Changed, "the job's grants changed", now, actions);
+        }
+        head.version = self.head.version + 1;
+        self.in_flight = Some(head.clone());
+        actions.push(Action::WriteHead(Box::new(head)));
+    }
+
+    fn head_written(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let Some(head) = self.in_flight.take() else { return };
+        let before = std::mem::replace(&mut self.head, head);
+        let last = |head: &v1::JobHead| head.completed.last().map_or(0, |completed| completed.id);
+        if self.head.generation != before.generation {
+            self.tell_rewinding(actions);
+        }
+        if last(&self.head) > last(&before) {
+            self.completed(now, actions);
+        }
+        let writers = |head: &v1::JobHead| head.shards.iter().map(|entry| entry.writer.clone()).collect::<Vec<_>>();
+        if writers(&self.head) != writers(&before) {
+            self.granted_version = self.head.version;
+        }
+        self.keep_promises(actions);
+        actions.push(Action::Routing);
+    }
+
+    /// Answers for the wishes that the present head fulfils.
+    fn keep_promises(&mut self, actions: &mut Vec<Action>) {
+        for (token, answer) in self.wishes.written(&self.head) {
+            match answer {
+                Answer::States(states) => self.registered.push((token, states)),
+                answer => actions.push(Action::Answer(token, Ok(answer))),
+            }
+        }
+    }
+
+    fn depose(&mut self, actions: &mut Vec<Action>) {
+        self.deposed = true;
+        let message = "another coordinator leads the job: ask it";
+        let waiting = self.waiting.drain(..).chain(self.triggers.drain(..)).map(|(token, _)| token);
+        let registered = self.registered.drain(..).map(|(token, ..)| token);
+        for token in waiting.chain(registered).chain(self.wishes.tokens()) {
+            actions.push(Action::Answer(token, Err(Refused::new(Reason::NoCoordinator, message))));
+        }
+    }
+}
+
+/// True if the operator exists and its shards are leased.
+pub fn leased(head: &v1::JobHead, operator: &str) -> bool {
+    let operators = head.spec.iter().flat_map(|spec| &spec.operators);
+    operators.into_iter().any(|known| known.name == operator && known.access() != v1::Access::Shared)
+}
+
+fn lease_ms(head: &v1::JobHead) -> u64 {
+    head.spec.as_ref().map_or(15_000, |spec| spec.lease_ms)
+}
+
+fn interval_ms(head: &v1::JobHead) -> i64 {
+    head.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(0, |settings| settings.interval_ms.cast_signed())
+}

@@ -1,0 +1,219 @@
+//! What the machine tells servers and workers, and what workers say.
+
+use forebay_proto::{reason::Refused, v1};
+use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_response::Message as ToServer};
+
+use super::{
+    super::{assign, members::Member, plan, round::Cause},
+    ASK_AGAIN_MS, Action, Answer, Connection, Machine, Now, Restored, Server, lease_ms, leased,
+};
+
+impl Machine {
+    pub(super) fn read_worker_state(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let wanted = self.head.restored_checkpoint;
+        match &self.restored {
+            Restored::Reading(id) | Restored::Known(id, _) if *id == wanted => return,
+            Restored::Broken { checkpoint, asked_ms, .. }
+                if *checkpoint == wanted && now.mono_ms - asked_ms < ASK_AGAIN_MS =>
+            {
+                return;
+            }
+            _ => {}
+        }
+        if wanted == 0 {
+            self.restored = Restored::Known(0, Vec::new());
+            return;
+        }
+        if let Some(entry) = self.head.completed.iter().find(|completed| completed.id == wanted) {
+            actions.push(Action::ReadWorkerState(entry.clone()));
+            match &mut self.restored {
+                // Still broken until it is read: whoever asks is told the cause.
+                Restored::Broken { checkpoint, asked_ms, .. } if *checkpoint == wanted => *asked_ms = now.mono_ms,
+                restored => *restored = Restored::Reading(wanted),
+            }
+        } else {
+            let message = format!("checkpoint {wanted} is not in the job head any more");
+            let refused = Refused::new(Reason::CheckpointUnknown, message);
+            self.restored = Restored::Broken { checkpoint: wanted, refused, asked_ms: now.mono_ms };
+        }
+    }
+
+    pub(super) fn tell_rewinding(&mut self, actions: &mut Vec<Action>) {
+        let cause = self.notice.take().unwrap_or_default();
+        for member in self.members.connected() {
+            let rewinding = v1::Rewinding {
+                generation: self.head.generation,
+                checkpoint: self.head.restored_checkpoint,
+                cause: cause.clone(),
+            };
+            actions.push(Action::ToWorker(member.connection, ToWorker::Rewinding(rewinding)));
+        }
+        self.members.forget_told();
+    }
+
+    pub(super) fn tell_servers(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if self.head.coordinator_epoch != self.epoch {
+            return;
+        }
+        for (name, server) in self.servers.iter_mut().filter(|(_, server)| !server.address.is_empty()) {
+            let wanted = plan::assignment(&self.head, name);
+            let same = |sent: &v1::JobAssignment| {
+                // Commits change these in every round; a server hears of them when the round ends.
+                let plain = |a: &v1::JobAssignment| v1::JobAssignment {
+                    version: 0,
+                    retained: Vec::new(),
+                    checkpoints: Vec::new(),
+                    ..a.clone()
+                };
+                plain(sent) == plain(&wanted)
+            };
+            let told = server.sent.as_ref().is_some_and(same);
+            let up = wanted.shards.iter().all(|entry| plan::serves(server, entry));
+            let waiting = server.sent.as_ref().is_some_and(|sent| server.applied.version < sent.version);
+            if told && (up || waiting || now.mono_ms - server.asked_ms < ASK_AGAIN_MS) {
+                continue;
+            }
+            server.sent = Some(wanted.clone());
+            server.asked_ms = now.mono_ms;
+            actions.push(Action::ToServer(name.clone(), ToServer::Job(wanted)));
+        }
+    }
+
+    /// States are registered once every server that is up knows them: a write may follow at once.
+    pub(super) fn answer_registered(&mut self, actions: &mut Vec<Action>) {
+        let holders = self.head.shards.iter().filter_map(|entry| self.servers.get(&entry.server));
+        let up: Vec<_> = holders.filter(|server| !server.address.is_empty()).collect();
+        let knows = |server: &Server, state: &v1::RegisteredState| {
+            let taken_up = |sent: &&v1::JobAssignment| server.applied.version >= sent.version;
+            server.sent.as_ref().filter(taken_up).is_some_and(|sent| sent.states.contains(state))
+        };
+        let known =
+            |states: &[v1::RegisteredState]| up.iter().all(|server| states.iter().all(|state| knows(server, state)));
+        for (token, states) in std::mem::take(&mut self.registered) {
+            if known(&states) {
+                actions.push(Action::Answer(token, Ok(Answer::States(states))));
+            } else {
+                self.registered.push((token, states));
+            }
+        }
+    }
+
+    pub(super) fn tell_workers(&mut self, actions: &mut Vec<Action>) {
+        let Restored::Known(checkpoint, state) = &self.restored else { return };
+        if *checkpoint != self.head.restored_checkpoint || self.head.coordinator_epoch != self.epoch {
+            return;
+        }
+        let lease = lease_ms(&self.head);
+        for operator in self.members.operators() {
+            let group: Vec<Member> = self.members.group(&operator).cloned().collect();
+            let of_operator: Vec<_> = state.iter().filter(|state| state.operator == operator).cloned().collect();
+            for (index, member) in group.iter().enumerate() {
+                let Some(connection) = member.connection else { continue };
+                let Some(mut assignment) =
+                    plan::worker_assignment(&self.head, member, &self.servers, self.granted_version)
+                else {
+                    continue;
+                };
+                assignment.lease_ms = lease;
+                assignment.index = index as u32;
+                assignment.workers = group.len() as u32;
+                assignment.state = assign::worker_share(&of_operator, index, group.len());
+                if self.members.told(&operator, &member.worker, &assignment) {
+                    actions.push(Action::ToWorker(connection, ToWorker::Assignment(assignment)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn joined(
+        &mut self,
+        connection: Connection,
+        hello: &v1::JoinHello,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let refuse = |reason, message: String| {
+            let ended = v1::JoinEnded { reason: i32::from(reason), message };
+            Action::ToWorker(connection, ToWorker::Ended(ended))
+        };
+        if self.head.deleted || (!hello.job_uid.is_empty() && hello.job_uid != self.head.job_uid) {
+            let message = format!("job {:?} has uid {}: it was made anew", hello.job, self.head.job_uid);
+            actions.push(refuse(Reason::JobUnknown, message));
+            return;
+        }
+        if !leased(&self.head, &hello.operator) {
+            let message = format!("operator {:?} is unknown or shared: only leased ones have workers", hello.operator);
+            actions.push(refuse(Reason::OperatorUnknown, message));
+            return;
+        }
+        match self.members.join(connection, hello, now.mono_ms) {
+            Ok(fenced) => {
+                if let Some(fenced) = fenced {
+                    let message = format!("worker {:?} joined again elsewhere: this joining is over", hello.worker);
+                    let ended = v1::JoinEnded { reason: Reason::WriterFenced.into(), message };
+                    actions.push(Action::ToWorker(fenced, ToWorker::Ended(ended)));
+                }
+                if hello.generation != 0 && hello.generation < self.head.generation {
+                    let rewinding = v1::Rewinding {
+                        generation: self.head.generation,
+                        checkpoint: self.head.restored_checkpoint,
+                        cause: "the job was rewound while the worker was away".into(),
+                    };
+                    actions.push(Action::ToWorker(connection, ToWorker::Rewinding(rewinding)));
+                }
+                if !hello.states.is_empty() {
+                    let operator = hello.operator.clone();
+                    self.wishes.join(connection, operator, hello.states.clone());
+                }
+            }
+            Err(refused) => actions.push(refuse(refused.reason, refused.message)),
+        }
+    }
+
+    pub(super) fn worker(
+        &mut self,
+        connection: Connection,
+        message: v1::join_request::Message,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        use v1::join_request::Message;
+        let Some((operator, worker)) = self.members.of(connection) else {
+            let message = "the worker's lease has run out: join again".to_owned();
+            let ended = v1::JoinEnded { reason: Reason::LeaseExpired.into(), message };
+            actions.push(Action::ToWorker(connection, ToWorker::Ended(ended)));
+            return;
+        };
+        match message {
+            Message::Heartbeat(_) => {
+                self.members.heartbeat(connection, now.mono_ms);
+                let renewed = v1::LeaseRenewed { lease_ms: lease_ms(&self.head) };
+                actions.push(Action::ToWorker(connection, ToWorker::Renewed(renewed)));
+            }
+            Message::Report(report) => {
+                if let Some(round) = &mut self.round {
+                    round.worker_reported(&worker, report);
+                }
+            }
+            Message::Decline(decline) => {
+                if self.round.as_ref().is_some_and(|round| round.is(decline.checkpoint, &decline.round)) {
+                    let detail = format!("worker {worker:?} declined: {}", decline.cause);
+                    self.abort(Cause::Declined, &detail, now, actions);
+                }
+            }
+            Message::Leave(leave) => {
+                self.members.leave(&operator, &worker);
+                self.wishes.left.push((worker, leave.checkpoint));
+                let message = "the worker left".to_owned();
+                let ended = v1::JoinEnded { reason: Reason::Unspecified.into(), message };
+                actions.push(Action::ToWorker(connection, ToWorker::Ended(ended)));
+            }
+            Message::Claim(_) | Message::Release(_) => {
+                let message = "explicit claims are not served by this build: join with assign balanced".to_owned();
+                let ended = v1::JoinEnded { reason: Reason::Unsupported.into(), message };
+                actions.push(Action::ToWorker(connection, ToWorker::Ended(ended)));
+            }
+            Message::Hello(_) => {}
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The control plane: jobs, workers, checkpoints, placement.
+//!
+//! [`Machine`](machine::Machine) decides, from the job head and from what is reported; it is pure.
+//! [`job`] gives it a task, a clock and the object store. [`Coordinator`] is the cheap handle that the
+//! edge calls. Knows neither gRPC nor shards.
+//!
+//! Invariant: nobody hears of a grant, a generation or a completed checkpoint before the head that
+//! holds it is confirmed by the store.
+
+pub mod assign;
+pub mod election;
+pub mod head;
+pub mod job;
+pub mod machine;
+pub mod members;
+pub mod plan;
+pub mod round;
+pub mod servers;
+pub mod spec;
+
+mod handle;
+
+pub use handle::{Config, Coordinator, Error};

@@ -1,0 +1,467 @@
+//! The next job head, from the present one and what is observed. Pure.
+//!
+//! Every change of grants, generations, states and completed checkpoints is decided here, in one
+//! place, and is in force only once the head that holds it is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_proto::{codec::CodecName, merge::MergeFunction, reason::Refused, v1};
+use v1::ErrorReason as Reason;
+
+use super::{
+    assign,
+    machine::{Answer, Connection, IDS_RESERVED, Server, Token, leased},
+    members::{Member, Members},
+};
+use crate::seeded::{self, Bug};
+
+/// What a plan is made from, besides the head.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    /// This coordinator's epoch.
+    pub epoch: u64,
+    /// The servers.
+    pub servers: &'a BTreeMap<String, Server>,
+    /// The workers.
+    pub members: &'a Members,
+    /// A checkpoint whose manifest is stored and that waits to be committed.
+    pub stored: Option<&'a v1::CompletedCheckpoint>,
+    /// True once the worker state that this generation starts from has been read.
+    pub worker_state_known: bool,
+    /// True if the reserved checkpoint ids are used up.
+    pub ids_low: bool,
+}
+
+/// What callers want of the head.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    /// Registrations of states: caller, operator, descriptors.
+    pub register: Vec<(Token, String, Vec<v1::StateDescriptor>)>,
+    /// Workers that left: worker, and the checkpoint behind which they wrote nothing.
+    pub left: Vec<(String, u64)>,
+    /// Rewinds asked for.
+    pub rewind: Vec<(Token, String)>,
+    /// Deletions asked for.
+    pub delete: Vec<Token>,
+    joins: Vec<(Connection, String, Vec<v1::StateDescriptor>)>,
+    promised: Vec<(Token, Promise)>,
+}
+
+#[derive(Debug)]
+enum Promise {
+    States(Vec<u32>),
+    Done,
+}
+
+impl Wishes {
+    /// Registers the states that a joining worker brings.
+    pub fn join(&mut self, connection: Connection, operator: String, states: Vec<v1::StateDescriptor>) {
+        self.joins.push((connection, operator, states));
+    }
+
+    /// Answers for the wishes that the head just written fulfils.
+    pub fn written(&mut self, head: &v1::JobHead) -> Vec<(Token, Answer)> {
+        let state = |id: u32| head.states.iter().find(|state| state.id == id).cloned();
+        self.promised
+            .drain(..)
+            .map(|(token, promise)| match promise {
+                Promise::States(ids) => (token, Answer::States(ids.into_iter().filter_map(state).collect())),
+                Promise::Done => (token, Answer::Done),
+            })
+            .collect()
+    }
+
+    /// All callers that still wait.
+    pub fn tokens(&mut self) -> Vec<Token> {
+        let registering = self.register.drain(..).map(|(token, ..)| token);
+        let rewinding = self.rewind.drain(..).map(|(token, _)| token);
+        let promised = self.promised.drain(..).map(|(token, _)| token);
+        registering.chain(rewinding).chain(promised).chain(self.delete.drain(..)).collect()
+    }
+}
+
+/// A plan.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// The next head; `None` if the present one is as it should be.
+    pub head: Option<v1::JobHead>,
+    /// Callers that can be answered at once.
+    pub answers: Vec<(Token, Result<Answer, Refused>)>,
+    /// Set if the plan takes the job back: why.
+    pub rewind: Option<String>,
+}
+
+/// Makes the next head.
+pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes) -> Planned {
+    let mut planned = Planned::default();
+    let mut next = head.clone();
+    if head.coordinator_epoch != observed.epoch {
+        // A new coordinator first writes its epoch and acts on the job only then.
+        next.coordinator_epoch = observed.epoch;
+        planned.head = Some(next);
+        return planned;
+    }
+    if !wishes.delete.is_empty() {
+        next.deleted = true;
+        wishes.promised.extend(wishes.delete.drain(..).map(|token| (token, Promise::Done)));
+    }
+    if !next.deleted {
+        register(&mut next, wishes, &mut planned);
+        if observed.ids_low {
+            next.next_checkpoint_id += IDS_RESERVED;
+        }
+        commit(&mut next, observed.stored);
+        let cause = place(&mut next, observed).or_else(|| lost(&mut next, observed));
+        let cause = cause.or_else(|| membership(&mut next, observed, wishes));
+        let asked = wishes.rewind.drain(..).map(|(token, cause)| {
+            wishes.promised.push((token, Promise::Done));
+            cause
+        });
+        let asked = asked.last();
+        planned.rewind = cause.or(asked);
+        match &planned.rewind {
+            Some(_) => rewind(&mut next, observed),
+            None => grant(&mut next, observed),
+        }
+    }
+    planned.head = (next != *head).then_some(next);
+    planned
+}
+
+/// The desired state of a server.
+pub fn assignment(head: &v1::JobHead, server: &str) -> v1::JobAssignment {
+    let shards: Vec<_> = head.shards.iter().filter(|entry| entry.server == server).cloned().collect();
+    let last = head.completed.last().map(|completed| completed.id);
+    let needed: BTreeSet<u64> = shards.iter().map(|entry| entry.restored_from).chain(last).collect();
+    v1::JobAssignment {
+        version: head.version,
+        job_uid: head.job_uid.clone(),
+        generation: head.generation,
+        coordinator_epoch: head.coordinator_epoch,
+        spec: head.spec.clone(),
+        states: head.states.clone(),
+        retained: head.completed.iter().map(|completed| completed.id).collect(),
+        checkpoints: head.completed.iter().filter(|completed| needed.contains(&completed.id)).cloned().collect(),
+        deleted: head.deleted,
+        restored_checkpoint: head.restored_checkpoint,
+        shards,
+    }
+}
+
+/// What a worker holds; `None` while that is nothing, and until every one of its shards serves it.
+pub fn worker_assignment(
+    head: &v1::JobHead,
+    member: &Member,
+    servers: &BTreeMap<String, Server>,
+    granted_version: u64,
+) -> Option<v1::Assignment> {
+    let mine = |entry: &&v1::ShardEntry| {
+        entry.operator == member.operator
+            && entry.writer.as_ref().is_some_and(|writer| writer.join_id == member.join_id)
+    };
+    let mut shards = Vec::new();
+    for entry in head.shards.iter().filter(mine) {
+        let server = servers.get(&entry.server)?;
+        if !entry.established || server.applied.version < granted_version || !serves(server, entry) {
+            return None;
+        }
+        let route = route(head, entry, servers);
+        let writer_epoch = entry.writer.as_ref().map_or(0, |writer| writer.epoch);
+        shards.push(v1::LeasedShard { route: Some(route), writer_epoch, positions: Default::default() });
+    }
+    // A worker that holds nothing waits: for its grants, or for a place in a group that has too many.
+    if shards.is_empty() {
+        return None;
+    }
+    Some(v1::Assignment {
+        generation: head.generation,
+        coordinator_epoch: head.coordinator_epoch,
+        shards,
+        states: head.states.iter().filter(|state| state.operator == member.operator).cloned().collect(),
+        restored_checkpoint: head.restored_checkpoint,
+        spec: head.spec.clone(),
+        ..Default::default()
+    })
+}
+
+/// Where a shard is.
+pub fn route(_: &v1::JobHead, entry: &v1::ShardEntry, servers: &BTreeMap<String, Server>) -> v1::Route {
+    v1::Route {
+        operator: entry.operator.clone(),
+        start: entry.start,
+        end: entry.end,
+        epoch: entry.epoch,
+        address: servers.get(&entry.server).map(|server| server.address.clone()).unwrap_or_default(),
+        incarnation: entry.incarnation,
+    }
+}
+
+/// True if a server has said that the shard, as it is wanted now, stands there.
+pub fn serves(server: &Server, entry: &v1::ShardEntry) -> bool {
+    applied(server, entry).is_some_and(|shard| shard.status() == v1::ShardStatus::Serving)
+}
+
+/// What a server last said of a shard, as it is wanted now.
+pub fn applied<'a>(server: &'a Server, entry: &v1::ShardEntry) -> Option<&'a v1::AppliedShard> {
+    server.applied.shards.iter().find(|shard| {
+        (&shard.operator, shard.start, shard.end, shard.epoch, shard.incarnation)
+            == (&entry.operator, entry.start, entry.end, entry.epoch, entry.incarnation)
+    })
+}
+
+fn register(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) {
+    for (token, operator, descriptors) in std::mem::take(&mut wishes.register) {
+        match register_all(next, &operator, &descriptors) {
+            Ok(ids) => wishes.promised.push((token, Promise::States(ids))),
+            Err(refused) => planned.answers.push((token, Err(refused))),
+        }
+    }
+    for (_, operator, descriptors) in std::mem::take(&mut wishes.joins) {
+        // A worker with a wrong descriptor is told by RegisterStates, which its SDK calls first.
+        register_all(next, &operator, &descriptors).ok();
+    }
+}
+
+fn register_all(
+    next: &mut v1::JobHead,
+    operator: &str,
+    descriptors: &[v1::StateDescriptor],
+) -> Result<Vec<u32>, Refused> {
+    if !next.spec.iter().flat_map(|spec| &spec.operators).any(|known| known.name == operator) {
+        return Err(Refused::new(Reason::OperatorUnknown, format!("the job has no operator {operator:?}")));
+    }
+    let mut added = next.states.clone();
+    let mut next_id = next.next_state_id.max(1);
+    let mut ids = Vec::new();
+    for descriptor in descriptors {
+        check_descriptor(descriptor)?;
+        let known = added.iter().find(|state| {
+            state.operator == operator && state.descriptor.as_ref().is_some_and(|known| known.name == descriptor.name)
+        });
+        if let Some(known) = known {
+            let registered = known.descriptor.clone().unwrap_or_default();
+            if registered != *descriptor {
+                return Err(incompatible(&registered, descriptor));
+            }
+            ids.push(known.id);
+            continue;
+        }
+        added.push(v1::RegisteredState {
+            id: next_id,
+            operator: operator.to_owned(),
+            descriptor: Some(descriptor.clone()),
+            version: 1,
+        });
+        ids.push(next_id);
+        next_id += 1;
+    }
+    next.states = added;
+    next.next_state_id = next_id;
+    Ok(ids)
+}
+
+fn check_descriptor(descriptor: &v1::StateDescriptor) -> Result<(), Refused> {
+    let bytes = descriptor.name.len();
+    if bytes == 0 || bytes > 255 {
+        let message = format!("a state name has {bytes} bytes: 1 to 255 are allowed");
+        return Err(Refused::new(Reason::NameInvalid, message));
+    }
+    if v1::StateKind::try_from(descriptor.kind).is_err() {
+        let message =
+            format!("state {:?}: kind {} is unknown (value, list, map, reducing)", descriptor.name, descriptor.kind);
+        return Err(Refused::new(Reason::FieldInvalid, message));
+    }
+    let codecs =
+        [&descriptor.key_codec, &descriptor.namespace_codec, &descriptor.map_key_codec, &descriptor.value_codec];
+    if let Some(codec) = codecs.into_iter().find(|codec| CodecName::parse(codec).is_none()) {
+        let message = format!(
+            "state {:?}: codec {codec:?} is unknown (bytes, utf8, i64, u64, f64, bool, json, msgpack, protobuf:<message>)",
+            descriptor.name
+        );
+        return Err(Refused::new(Reason::FieldInvalid, message));
+    }
+    let unsupported = |what: &str| {
+        let message = format!("state {:?}: {what} not served by this build", descriptor.name);
+        Err(Refused::new(Reason::Unsupported, message))
+    };
+    match descriptor.kind() {
+        v1::StateKind::Value | v1::StateKind::List | v1::StateKind::Map => {}
+        v1::StateKind::Reducing if MergeFunction::parse(&descriptor.function).is_some() => {}
+        v1::StateKind::Reducing => {
+            let message = format!(
+                "state {:?}: function {:?} is unknown (sum_i64, sum_f64, min_i64, max_i64, count, …)",
+                descriptor.name, descriptor.function
+            );
+            return Err(Refused::new(Reason::FieldInvalid, message));
+        }
+        v1::StateKind::Unspecified => {
+            let message = format!("state {:?} has no kind", descriptor.name);
+            return Err(Refused::new(Reason::FieldMissing, message));
+        }
+        v1::StateKind::Multimap | v1::StateKind::Aggregating | v1::StateKind::SortedSet => {
+            return unsupported("its kind is");
+        }
+    }
+    if descriptor.ttl.is_some() {
+        return unsupported("a TTL is");
+    }
+    Ok(())
+}
+
+fn incompatible(registered: &v1::StateDescriptor, asked: &v1::StateDescriptor) -> Refused {
+    let message = format!("state {:?} is registered otherwise: registered {registered:?}, asked {asked:?}", asked.name);
+    Refused::new(Reason::StateIncompatible, message)
+}
+
+fn commit(next: &mut v1::JobHead, stored: Option<&v1::CompletedCheckpoint>) {
+    let Some(stored) = stored else { return };
+    if next.completed.last().is_some_and(|last| last.id >= stored.id) {
+        return;
+    }
+    next.completed.push(stored.clone());
+    let retained = next.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(1, |settings| settings.retained.max(1));
+    let surplus = next.completed.len().saturating_sub(retained as usize);
+    let restored = next.restored_checkpoint;
+    // The checkpoint that the generation started from stays: a restart reads worker state from it.
+    let mut dropped = 0;
+    next.completed.retain(|completed| {
+        let drop = dropped < surplus && completed.id != restored;
+        dropped += usize::from(drop);
+        !drop
+    });
+}
+
+/// Gives shards a server. The shards of a server that is gone are lost with it.
+fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
+    let up = observed.servers.iter().filter(|(_, server)| !server.address.is_empty() && !server.gone);
+    let up: Vec<String> = up.map(|(name, _)| name.clone()).collect();
+    if up.is_empty() {
+        return None;
+    }
+    let mut cause = None;
+    let (last, spec) = (last_completed(next), next.spec.clone());
+    for entry in &mut next.shards {
+        let gone = observed.servers.get(&entry.server).is_some_and(|server| server.gone);
+        if gone {
+            if is_leased(spec.as_ref(), &entry.operator) && (entry.established || entry.writer.is_some()) {
+                cause = Some(format!("server {:?} is gone", entry.server));
+            }
+            entry.server = String::new();
+            entry.restored_from = last;
+        }
+    }
+    assign::place_shards(&mut next.shards, &up);
+    cause
+}
+
+/// Shards whose servers say that the state is not there. Shared ones go back alone, leased ones take
+/// the job with them.
+fn lost(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
+    let (last, spec) = (last_completed(next), next.spec.clone());
+    let mut cause = None;
+    for entry in &mut next.shards {
+        let said = observed.servers.get(&entry.server).and_then(|server| applied(server, entry));
+        let Some(said) = said.filter(|said| said.status() == v1::ShardStatus::Lost && entry.established) else {
+            continue;
+        };
+        if is_leased(spec.as_ref(), &entry.operator) {
+            cause = Some(format!("shard {} [{},{}) is lost: {}", entry.operator, entry.start, entry.end, said.cause));
+        } else {
+            restart(entry, last);
+        }
+    }
+    cause
+}
+
+/// Compares the grants with who is there.
+fn membership(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes) -> Option<String> {
+    let left = std::mem::take(&mut wishes.left);
+    for (worker, checkpoint) in left {
+        let mut writers = next.shards.iter().filter_map(|entry| entry.writer.as_ref());
+        let alone = writers.all(|writer| writer.worker == worker);
+        if alone && checkpoint != 0 && checkpoint == last_completed(next) {
+            // Nothing was written behind the last completed checkpoint: the next worker goes on from there.
+            next.shards.iter_mut().for_each(|entry| entry.writer = None);
+            next.restored_checkpoint = checkpoint;
+        }
+    }
+    let granted: BTreeMap<(&str, &str), &str> = next
+        .shards
+        .iter()
+        .filter_map(|entry| {
+            let writer = entry.writer.as_ref()?;
+            Some(((entry.operator.as_str(), writer.worker.as_str()), writer.join_id.as_str()))
+        })
+        .collect();
+    for ((operator, worker), join_id) in &granted {
+        match observed.members.get(operator, worker) {
+            None => return Some(format!("worker {worker:?} is gone")),
+            Some(member) if member.join_id != **join_id => return Some(format!("worker {worker:?} was started anew")),
+            Some(_) => {}
+        }
+    }
+    for member in observed.members.all() {
+        let shards = next.shards.iter().filter(|entry| entry.operator == member.operator);
+        let (count, held) = (shards.clone().count(), shards.filter(|entry| entry.writer.is_some()).count());
+        let group = granted.keys().filter(|(operator, _)| *operator == member.operator).count();
+        let key = (member.operator.as_str(), member.worker.as_str());
+        if held > 0 && group < count && !granted.contains_key(&key) && member.connection.is_some() {
+            return Some(format!("worker {:?} joined", member.worker));
+        }
+    }
+    None
+}
+
+/// Takes every leased shard back to the last completed checkpoint, under a new generation.
+fn rewind(next: &mut v1::JobHead, observed: &Observed<'_>) {
+    next.generation += 1;
+    next.restored_checkpoint = last_completed(next);
+    let (last, spec) = (next.restored_checkpoint, next.spec.clone());
+    for entry in next.shards.iter_mut().filter(|entry| is_leased(spec.as_ref(), &entry.operator)) {
+        let said = observed.servers.get(&entry.server).and_then(|server| applied(server, entry));
+        let is_lost = said.is_none_or(|said| said.status() == v1::ShardStatus::Lost);
+        entry.writer = None;
+        if seeded::is(Bug::PartialRewind) && !is_lost {
+            continue;
+        }
+        restart(entry, last);
+    }
+}
+
+fn restart(entry: &mut v1::ShardEntry, from: u64) {
+    entry.incarnation += 1;
+    entry.restored_from = from;
+    entry.established = false;
+}
+
+/// Establishes shards that stand, and leases them once their whole operator does.
+fn grant(next: &mut v1::JobHead, observed: &Observed<'_>) {
+    for entry in &mut next.shards {
+        let stands = observed.servers.get(&entry.server).is_some_and(|server| serves(server, entry));
+        entry.established |= stands;
+    }
+    if !observed.worker_state_known {
+        return;
+    }
+    for operator in observed.members.operators() {
+        let ready = |entry: &v1::ShardEntry| entry.established && entry.writer.is_none();
+        let mut shards = next.shards.iter().filter(|entry| entry.operator == operator);
+        if !leased(next, &operator) || !shards.all(ready) {
+            continue;
+        }
+        let connected = observed.members.group(&operator).filter(|member| member.connection.is_some());
+        let workers: Vec<_> = connected.map(|member| (member.worker.clone(), member.join_id.clone())).collect();
+        if !workers.is_empty() {
+            assign::lease_shards(&mut next.shards, &operator, &workers);
+        }
+    }
+}
+
+fn last_completed(head: &v1::JobHead) -> u64 {
+    head.completed.last().map_or(0, |completed| completed.id)
+}
+
+fn is_leased(spec: Option<&v1::JobSpec>, operator: &str) -> bool {
+    let known = spec.into_iter().flat_map(|spec| &spec.operators).find(|known| known.name == operator);
+    known.is_some_and(|known| known.access() != v1::Access::Shared)
+}

@@ -1,0 +1,307 @@
+//! One attempt at a checkpoint. Pure.
+//!
+//! `collecting → storing → done`: a round collects the snapshots of all shards and the worker state of
+//! all workers, each of which must come from exactly the grants the round was started under. Anything
+//! else is dropped; what counts as a failure agrees with Flink's CheckpointFailureManager.
+
+use std::collections::BTreeMap;
+
+use forebay_proto::v1;
+
+/// A shard's place: operator, first key group, end of the key groups.
+pub type Place = (String, u32, u32);
+
+/// Returns a shard's place.
+pub fn place(entry: &v1::ShardEntry) -> Place {
+    (entry.operator.clone(), entry.start, entry.end)
+}
+
+/// What a shard's report must carry to count.
+#[derive(Debug, Clone, PartialEq)]
+struct Expected {
+    epoch: u64,
+    incarnation: u64,
+    writer_epoch: u64,
+    snapshot: Option<v1::ShardSnapshot>,
+}
+
+/// A round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Round {
+    /// The checkpoint.
+    pub checkpoint: u64,
+    /// The attempt.
+    pub id: String,
+    /// The completed checkpoint it builds on; 0 for none.
+    pub base: u64,
+    /// When it was triggered, monotonic.
+    pub triggered_ms: i64,
+    /// When it was triggered, milliseconds since 1970.
+    pub triggered_wall_ms: i64,
+    /// The job's generation.
+    pub generation: u64,
+    /// The coordinator's epoch.
+    pub coordinator_epoch: u64,
+    shards: BTreeMap<Place, Expected>,
+    workers: BTreeMap<String, Option<v1::WorkerState>>,
+    /// True once the manifest is being written.
+    pub storing: bool,
+}
+
+/// Names a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Id {
+    /// The checkpoint.
+    pub checkpoint: u64,
+    /// The attempt.
+    pub round: String,
+}
+
+impl Round {
+    /// Starts a round over the shards as they are granted now.
+    pub fn start(head: &v1::JobHead, id: Id, now_ms: i64, wall_ms: i64, full: bool) -> Self {
+        let expected = |entry: &v1::ShardEntry| Expected {
+            epoch: entry.epoch,
+            incarnation: entry.incarnation,
+            writer_epoch: entry.writer.as_ref().map_or(0, |writer| writer.epoch),
+            snapshot: None,
+        };
+        let writers = head.shards.iter().filter_map(|entry| entry.writer.as_ref());
+        Self {
+            checkpoint: id.checkpoint,
+            id: id.round,
+            base: if full { 0 } else { head.completed.last().map_or(0, |completed| completed.id) },
+            triggered_ms: now_ms,
+            triggered_wall_ms: wall_ms,
+            generation: head.generation,
+            coordinator_epoch: head.coordinator_epoch,
+            shards: head.shards.iter().map(|entry| (place(entry), expected(entry))).collect(),
+            workers: writers.map(|writer| (writer.worker.clone(), None)).collect(),
+            storing: false,
+        }
+    }
+
+    /// Names the round.
+    pub fn id(&self) -> Id {
+        Id { checkpoint: self.checkpoint, round: self.id.clone() }
+    }
+
+    /// True if a message is of this round.
+    pub fn is(&self, checkpoint: u64, round: &str) -> bool {
+        self.checkpoint == checkpoint && self.id == round
+    }
+
+    /// Takes a worker's report; false if it does not belong to the round.
+    pub fn worker_reported(&mut self, worker: &str, report: v1::BarrierReport) -> bool {
+        let belongs = self.is(report.checkpoint, &report.round)
+            && report.generation == self.generation
+            && report.coordinator_epoch == self.coordinator_epoch;
+        match self.workers.get_mut(worker) {
+            Some(state) if belongs => {
+                *state = Some(report.state.unwrap_or_default());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a shard's report; false if it does not belong to the round.
+    pub fn shard_reported(&mut self, report: v1::SnapshotReport) -> bool {
+        let Some(snapshot) = report.snapshot else { return false };
+        let of_round = self.is(report.checkpoint, &report.round)
+            && report.generation == self.generation
+            && report.coordinator_epoch == self.coordinator_epoch;
+        let place = (snapshot.operator.clone(), snapshot.start, snapshot.end);
+        match self.shards.get_mut(&place) {
+            Some(expected)
+                if of_round
+                    && expected.epoch == snapshot.epoch
+                    && expected.incarnation == snapshot.incarnation
+                    && expected.writer_epoch == report.writer_epoch =>
+            {
+                expected.snapshot = Some(snapshot);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// True once everything has been reported.
+    pub fn complete(&self) -> bool {
+        self.workers.values().all(Option::is_some) && self.shards.values().all(|shard| shard.snapshot.is_some())
+    }
+
+    /// True if the grants are still those the round was started under.
+    pub fn agrees_with(&self, head: &v1::JobHead) -> bool {
+        head.generation == self.generation
+            && head.shards.len() == self.shards.len()
+            && head.shards.iter().all(|entry| {
+                self.shards.get(&place(entry)).is_some_and(|expected| {
+                    expected.epoch == entry.epoch
+                        && expected.incarnation == entry.incarnation
+                        && expected.writer_epoch == entry.writer.as_ref().map_or(0, |writer| writer.epoch)
+                })
+            })
+    }
+
+    /// The shards that take part.
+    pub fn shards(&self) -> impl Iterator<Item = &Place> {
+        self.shards.keys()
+    }
+
+    /// The manifest of a complete round.
+    pub fn manifest(&self, head: &v1::JobHead) -> v1::Manifest {
+        v1::Manifest {
+            checkpoint: self.checkpoint,
+            round: self.id.clone(),
+            job_uid: head.job_uid.clone(),
+            generation: self.generation,
+            coordinator_epoch: self.coordinator_epoch,
+            base: self.base,
+            spec: head.spec.clone(),
+            states: head.states.clone(),
+            shards: self.shards.values().filter_map(|shard| shard.snapshot.clone()).collect(),
+            workers: self.workers.values().flatten().cloned().collect(),
+            triggered_ms: self.triggered_wall_ms,
+            written_by: concat!("forebay ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+
+    /// True if shards of a server have not been reported yet.
+    pub fn awaits(&self, head: &v1::JobHead, server: &str) -> bool {
+        let of_server = head.shards.iter().filter(|entry| entry.server == server);
+        of_server.filter_map(|entry| self.shards.get(&place(entry))).any(|expected| expected.snapshot.is_none())
+    }
+
+    /// How far the round is.
+    pub fn progress(&self) -> v1::RoundProgress {
+        let reported = self.shards.values().filter(|shard| shard.snapshot.is_some()).count();
+        v1::RoundProgress {
+            checkpoint: self.checkpoint,
+            round: self.id.clone(),
+            triggered_ms: self.triggered_wall_ms,
+            shards_done: reported as u32,
+            shards: self.shards.len() as u32,
+            workers_done: self.workers.values().flatten().count() as u32,
+            workers: self.workers.len() as u32,
+        }
+    }
+
+    /// The bytes the round uploaded, and those it refers to.
+    pub fn bytes(&self) -> (u64, u64, u64) {
+        let snapshots = || self.shards.values().filter_map(|shard| shard.snapshot.as_ref());
+        (
+            snapshots().map(|snapshot| snapshot.new_bytes).sum(),
+            snapshots().map(|snapshot| snapshot.full_bytes).sum(),
+            snapshots().map(|snapshot| snapshot.files.len() as u64).sum(),
+        )
+    }
+}
+
+/// Why a round was aborted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It took too long.
+    Expired,
+    /// A worker declined its barrier.
+    Declined,
+    /// A shard could not be stored.
+    Io,
+    /// The manifest or the head could not be written.
+    Finalize,
+    /// The job was rewound, or a grant changed.
+    Changed,
+}
+
+impl Cause {
+    /// True if it counts as a failure of the job (Flink: IO_EXCEPTION, CHECKPOINT_ASYNC_EXCEPTION,
+    /// CHECKPOINT_DECLINED, CHECKPOINT_EXPIRED, FINALIZE_CHECKPOINT_FAILURE).
+    pub fn counted(self) -> bool {
+        self != Self::Changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> v1::JobHead {
+        let writer = v1::WriterGrant { worker: "w".into(), join_id: "j".into(), epoch: 4, token: 0 };
+        let entry = |start| v1::ShardEntry {
+            operator: "op".into(),
+            start,
+            end: start + 64,
+            epoch: 2,
+            incarnation: 3,
+            writer: Some(writer.clone()),
+            ..Default::default()
+        };
+        v1::JobHead { generation: 5, coordinator_epoch: 6, shards: vec![entry(0), entry(64)], ..Default::default() }
+    }
+
+    fn round() -> Round {
+        Round::start(&head(), Id { checkpoint: 7, round: "r".into() }, 0, 0, false)
+    }
+
+    fn snapshot(start: u32) -> v1::SnapshotReport {
+        v1::SnapshotReport {
+            checkpoint: 7,
+            round: "r".into(),
+            coordinator_epoch: 6,
+            generation: 5,
+            writer_epoch: 4,
+            snapshot: Some(v1::ShardSnapshot {
+                operator: "op".into(),
+                start,
+                end: start + 64,
+                epoch: 2,
+                incarnation: 3,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn barrier() -> v1::BarrierReport {
+        let round = "r".into();
+        v1::BarrierReport { checkpoint: 7, round, coordinator_epoch: 6, generation: 5, state: None }
+    }
+
+    #[test]
+    fn a_round_completes_when_all_shards_and_workers_have_reported() {
+        let mut round = round();
+        assert!(round.shard_reported(snapshot(0)) && round.worker_reported("w", barrier()));
+        assert!(!round.complete());
+        assert!(round.shard_reported(snapshot(64)));
+        assert!(round.complete());
+        assert_eq!(round.manifest(&head()).shards.len(), 2);
+    }
+
+    #[test]
+    fn reports_of_other_grants_rounds_and_generations_are_dropped() {
+        let wrong = |change: fn(&mut v1::SnapshotReport)| {
+            let mut report = snapshot(0);
+            change(&mut report);
+            round().shard_reported(report)
+        };
+        assert!(!wrong(|report| report.round = "older attempt".into()));
+        assert!(!wrong(|report| report.checkpoint = 6));
+        assert!(!wrong(|report| report.generation = 4));
+        assert!(!wrong(|report| report.coordinator_epoch = 5));
+        assert!(!wrong(|report| report.writer_epoch = 3));
+        assert!(!wrong(|report| report.snapshot.as_mut().unwrap().epoch = 1));
+        assert!(!wrong(|report| report.snapshot.as_mut().unwrap().incarnation = 2));
+        assert!(!wrong(|report| report.snapshot.as_mut().unwrap().start = 1));
+        assert!(!round().worker_reported("stranger", barrier()));
+        assert!(!round().worker_reported("w", v1::BarrierReport { generation: 4, ..barrier() }));
+    }
+
+    #[test]
+    fn a_round_no_longer_agrees_once_a_grant_changed() {
+        let mut changed = head();
+        assert!(round().agrees_with(&changed));
+        changed.shards[1].writer = None;
+        assert!(!round().agrees_with(&changed));
+        assert!(!round().agrees_with(&v1::JobHead { generation: 6, ..head() }));
+    }
+}

@@ -1,0 +1,284 @@
+//! `CoordinatorService`: jobs, workers, checkpoints.
+//!
+//! What later issues bring is answered UNIMPLEMENTED here, by name, so that the contract is whole.
+
+use std::{pin::Pin, sync::Arc};
+
+use forebay_proto::{reason::Refused, v1};
+use futures::{Stream, StreamExt as _};
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status, Streaming};
+use v1::{ErrorReason as Reason, coordinator_service_server::CoordinatorService};
+
+use crate::coordinator::Coordinator;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves the control plane.
+#[derive(Debug)]
+pub(super) struct CoordinatorEdge {
+    coordinator: Arc<Coordinator>,
+}
+
+impl CoordinatorEdge {
+    pub(super) fn new(coordinator: Arc<Coordinator>) -> Self {
+        Self { coordinator }
+    }
+}
+
+#[tonic::async_trait]
+impl CoordinatorService for CoordinatorEdge {
+    type WatchRoutingStream = Answers<v1::WatchRoutingResponse>;
+    type JoinStream = super::join::Answers;
+    type CopyCheckpointStream = Answers<v1::CopyCheckpointResponse>;
+    type DrainServerStream = Answers<v1::DrainServerResponse>;
+    type MoveShardStream = Answers<v1::MoveShardResponse>;
+    type SplitShardStream = Answers<v1::SplitShardResponse>;
+    type MergeShardsStream = Answers<v1::MergeShardsResponse>;
+    type RescaleJobStream = Answers<v1::RescaleJobResponse>;
+
+    async fn create_job(
+        &self,
+        request: Request<v1::CreateJobRequest>,
+    ) -> Result<Response<v1::CreateJobResponse>, Status> {
+        let request = request.into_inner();
+        let spec = request.spec.ok_or_else(|| missing("spec", "the job's spec is missing"))?;
+        let (job, created) = self.coordinator.create_job(spec, request.validate_only).await?;
+        Ok(Response::new(v1::CreateJobResponse { job: Some(job), created }))
+    }
+
+    async fn describe_job(
+        &self,
+        request: Request<v1::DescribeJobRequest>,
+    ) -> Result<Response<v1::DescribeJobResponse>, Status> {
+        let seen = self.coordinator.seen(&request.into_inner().job)?;
+        let states = seen.head.states.clone();
+        Ok(Response::new(v1::DescribeJobResponse { job: Some(seen.info()), states }))
+    }
+
+    async fn list_jobs(&self, _: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let jobs = self.coordinator.all().iter().map(|seen| seen.info()).collect();
+        Ok(Response::new(v1::ListJobsResponse { jobs }))
+    }
+
+    async fn update_job(&self, _: Request<v1::UpdateJobRequest>) -> Result<Response<v1::UpdateJobResponse>, Status> {
+        Err(unsupported("changing a job"))
+    }
+
+    async fn delete_job(
+        &self,
+        request: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let request = request.into_inner();
+        self.coordinator.delete_job(&request.job, &request.job_uid).await?;
+        Ok(Response::new(v1::DeleteJobResponse {}))
+    }
+
+    async fn register_states(
+        &self,
+        request: Request<v1::RegisterStatesRequest>,
+    ) -> Result<Response<v1::RegisterStatesResponse>, Status> {
+        let request = request.into_inner();
+        let states = self.coordinator.register(&request.job, request.operator, request.descriptors).await?;
+        Ok(Response::new(v1::RegisterStatesResponse { states }))
+    }
+
+    async fn replace_descriptor(
+        &self,
+        _: Request<v1::ReplaceDescriptorRequest>,
+    ) -> Result<Response<v1::ReplaceDescriptorResponse>, Status> {
+        Err(unsupported("replacing a descriptor"))
+    }
+
+    async fn list_states(
+        &self,
+        request: Request<v1::ListStatesRequest>,
+    ) -> Result<Response<v1::ListStatesResponse>, Status> {
+        let states = self.coordinator.seen(&request.into_inner().job)?.head.states.clone();
+        Ok(Response::new(v1::ListStatesResponse { states }))
+    }
+
+    async fn get_routing(
+        &self,
+        request: Request<v1::GetRoutingRequest>,
+    ) -> Result<Response<v1::GetRoutingResponse>, Status> {
+        let routing = self.coordinator.seen(&request.into_inner().job)?.routing.clone();
+        Ok(Response::new(v1::GetRoutingResponse { routing: Some(routing) }))
+    }
+
+    async fn watch_routing(
+        &self,
+        request: Request<v1::WatchRoutingRequest>,
+    ) -> Result<Response<Self::WatchRoutingStream>, Status> {
+        let seen = self.coordinator.watch(&request.into_inner().job)?;
+        let routings = WatchStream::new(seen).map(|seen| seen.routing.clone());
+        let mut last = None;
+        let changes = routings.filter_map(move |routing| {
+            let changed = last.as_ref() != Some(&routing);
+            last = Some(routing.clone());
+            let response = v1::WatchRoutingResponse { routing: Some(routing) };
+            futures::future::ready(changed.then_some(Ok(response)))
+        });
+        Ok(Response::new(Box::pin(changes)))
+    }
+
+    async fn join(&self, request: Request<Streaming<v1::JoinRequest>>) -> Result<Response<Self::JoinStream>, Status> {
+        super::join::join(self.coordinator.clone(), request.into_inner()).await
+    }
+
+    async fn trigger_checkpoint(
+        &self,
+        request: Request<v1::TriggerCheckpointRequest>,
+    ) -> Result<Response<v1::TriggerCheckpointResponse>, Status> {
+        let request = request.into_inner();
+        let checkpoint = self.coordinator.trigger(&request.job, request.full).await?;
+        Ok(Response::new(v1::TriggerCheckpointResponse { checkpoint: Some(checkpoint) }))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<v1::ListCheckpointsRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        let seen = self.coordinator.seen(&request.into_inner().job)?;
+        Ok(Response::new(v1::ListCheckpointsResponse {
+            completed: seen.head.completed.clone(),
+            failed: seen.failed.clone(),
+            in_progress: seen.in_progress.clone(),
+        }))
+    }
+
+    async fn describe_checkpoint(
+        &self,
+        request: Request<v1::DescribeCheckpointRequest>,
+    ) -> Result<Response<v1::DescribeCheckpointResponse>, Status> {
+        let request = request.into_inner();
+        let (checkpoint, manifest) = self.coordinator.manifest(&request.job, request.checkpoint).await?;
+        Ok(Response::new(v1::DescribeCheckpointResponse { checkpoint: Some(checkpoint), manifest: Some(manifest) }))
+    }
+
+    async fn verify_checkpoint(
+        &self,
+        _: Request<v1::VerifyCheckpointRequest>,
+    ) -> Result<Response<v1::VerifyCheckpointResponse>, Status> {
+        Err(unsupported("verifying a checkpoint"))
+    }
+
+    async fn create_savepoint(
+        &self,
+        _: Request<v1::CreateSavepointRequest>,
+    ) -> Result<Response<v1::CreateSavepointResponse>, Status> {
+        Err(unsupported("taking a savepoint"))
+    }
+
+    async fn list_savepoints(
+        &self,
+        _: Request<v1::ListSavepointsRequest>,
+    ) -> Result<Response<v1::ListSavepointsResponse>, Status> {
+        Err(unsupported("listing savepoints"))
+    }
+
+    async fn delete_savepoint(
+        &self,
+        _: Request<v1::DeleteSavepointRequest>,
+    ) -> Result<Response<v1::DeleteSavepointResponse>, Status> {
+        Err(unsupported("deleting a savepoint"))
+    }
+
+    async fn restore_job(
+        &self,
+        request: Request<v1::RestoreJobRequest>,
+    ) -> Result<Response<v1::RestoreJobResponse>, Status> {
+        let request = request.into_inner();
+        let seen = self.coordinator.seen(&request.job)?;
+        let last = seen.head.completed.last().map_or(0, |completed| completed.id);
+        if !request.location.is_empty() || (request.checkpoint != 0 && request.checkpoint != last) {
+            return Err(unsupported("a restore of anything but the job's last completed checkpoint"));
+        }
+        if request.validate_only {
+            return Ok(Response::new(v1::RestoreJobResponse { job: Some(seen.info()) }));
+        }
+        let job = self.coordinator.rewind(&request.job, "a restore was asked for".into()).await?;
+        Ok(Response::new(v1::RestoreJobResponse { job: Some(job) }))
+    }
+
+    async fn branch_job(&self, _: Request<v1::BranchJobRequest>) -> Result<Response<v1::BranchJobResponse>, Status> {
+        Err(unsupported("branching a job"))
+    }
+
+    async fn copy_checkpoint(
+        &self,
+        _: Request<v1::CopyCheckpointRequest>,
+    ) -> Result<Response<Self::CopyCheckpointStream>, Status> {
+        Err(unsupported("copying a checkpoint"))
+    }
+
+    async fn collect_garbage(
+        &self,
+        _: Request<v1::CollectGarbageRequest>,
+    ) -> Result<Response<v1::CollectGarbageResponse>, Status> {
+        Err(unsupported("collecting garbage"))
+    }
+
+    async fn list_servers(
+        &self,
+        _: Request<v1::ListServersRequest>,
+    ) -> Result<Response<v1::ListServersResponse>, Status> {
+        let servers = self.coordinator.list_servers();
+        Ok(Response::new(v1::ListServersResponse { servers }))
+    }
+
+    async fn drain_server(
+        &self,
+        _: Request<v1::DrainServerRequest>,
+    ) -> Result<Response<Self::DrainServerStream>, Status> {
+        Err(unsupported("draining a server"))
+    }
+
+    async fn list_shards(
+        &self,
+        request: Request<v1::ListShardsRequest>,
+    ) -> Result<Response<v1::ListShardsResponse>, Status> {
+        let name = request.into_inner().job;
+        let jobs = if name.is_empty() { self.coordinator.all() } else { vec![self.coordinator.seen(&name)?] };
+        let shards = jobs.iter().flat_map(|seen| seen.shards.clone()).collect();
+        Ok(Response::new(v1::ListShardsResponse { shards }))
+    }
+
+    async fn move_shard(&self, _: Request<v1::MoveShardRequest>) -> Result<Response<Self::MoveShardStream>, Status> {
+        Err(unsupported("moving a shard"))
+    }
+
+    async fn split_shard(&self, _: Request<v1::SplitShardRequest>) -> Result<Response<Self::SplitShardStream>, Status> {
+        Err(unsupported("splitting a shard"))
+    }
+
+    async fn merge_shards(
+        &self,
+        _: Request<v1::MergeShardsRequest>,
+    ) -> Result<Response<Self::MergeShardsStream>, Status> {
+        Err(unsupported("merging shards"))
+    }
+
+    async fn rescale_job(&self, _: Request<v1::RescaleJobRequest>) -> Result<Response<Self::RescaleJobStream>, Status> {
+        Err(unsupported("rescaling a job"))
+    }
+
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+        Ok(Response::new(self.coordinator.status()))
+    }
+
+    async fn finalize_cluster(
+        &self,
+        _: Request<v1::FinalizeClusterRequest>,
+    ) -> Result<Response<v1::FinalizeClusterResponse>, Status> {
+        Err(unsupported("finalizing the cluster"))
+    }
+}
+
+fn missing(field: &str, message: &str) -> Refused {
+    Refused::new(Reason::FieldMissing, message).field(field)
+}
+
+fn unsupported(what: &str) -> Status {
+    Refused::new(Reason::Unsupported, format!("{what} is not served by this build")).into()
+}

@@ -1,0 +1,110 @@
+//! The edge: the only folder that names tonic. One file per service; [`dial`] is the server's side of
+//! its link to the coordinator.
+//!
+//! A request is decoded here, finds its shard or the coordinator, and its answer is encoded here.
+//! Nothing is decided.
+
+mod coordinator;
+pub mod dial;
+mod join;
+mod link;
+mod state;
+mod stream;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use forebay_proto::{DESCRIPTOR, v1};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::{Routes, RoutesBuilder},
+    transport::{Server, server::TcpIncoming},
+};
+use v1::{
+    coordinator_service_server::CoordinatorServiceServer, server_link_service_server::ServerLinkServiceServer,
+    state_service_server::StateServiceServer, stream_service_server::StreamServiceServer,
+};
+
+use crate::{coordinator::Coordinator, shard::Shards};
+
+/// Largest message that is taken, in bytes: a batch with one value of the largest size, and room.
+const MESSAGE_BYTES_MAX: usize = 72 << 20;
+/// HTTP/2 windows: a few batches in flight on each lane.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+
+/// What a process serves.
+#[derive(Debug, Clone, Default)]
+pub struct Served {
+    /// The data plane, if this process hosts shards.
+    pub shards: Option<Shards>,
+    /// The control plane, if this process coordinates.
+    pub coordinator: Option<Arc<Coordinator>>,
+}
+
+/// Serves until `stop` is cancelled, then lets requests end for a bounded time.
+pub async fn serve(listener: TcpListener, served: Served, stop: CancellationToken) -> anyhow::Result<()> {
+    let routes = routes(&served).await?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    tokio::select! {
+        result = server => Ok(result?),
+        // Streams of workers do not end by themselves.
+        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(2)).await } => Ok(()),
+    }
+}
+
+async fn routes(served: &Served) -> anyhow::Result<Routes> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    health.set_service_status("readiness", tonic_health::ServingStatus::Serving).await;
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(health_service);
+    let descriptors = |builder: tonic_reflection::server::Builder<'static>| {
+        builder
+            .register_encoded_file_descriptor_set(DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+    };
+    routes.add_service(descriptors(tonic_reflection::server::Builder::configure()).build_v1()?);
+    routes.add_service(descriptors(tonic_reflection::server::Builder::configure()).build_v1alpha()?);
+    if let Some(shards) = &served.shards {
+        routes.add_service(
+            StateServiceServer::new(state::StateEdge::new(shards.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        );
+        routes.add_service(
+            StreamServiceServer::new(stream::StreamEdge::new(shards.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        );
+    }
+    if let Some(coordinator) = &served.coordinator {
+        routes.add_service(
+            CoordinatorServiceServer::new(coordinator::CoordinatorEdge::new(coordinator.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        );
+        routes.add_service(
+            ServerLinkServiceServer::new(link::LinkEdge::new(coordinator.clone()))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        );
+    }
+    Ok(routes.routes())
+}
+
+/// The address that clients can reach a listener at, where the config names none.
+pub fn address_of(listener: &TcpListener) -> std::io::Result<String> {
+    let address: SocketAddr = listener.local_addr()?;
+    Ok(format!("http://{address}"))
+}

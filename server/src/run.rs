@@ -1,0 +1,166 @@
+//! Starts what a role consists of, and stops it again.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use forebay_proto::v1;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use uuid::Uuid;
+
+use crate::{
+    checkpoint::{objects::SharedStore, store},
+    config::Config,
+    coordinator::{Coordinator, election},
+    grpc::{self, Served},
+    lease::{Lease, wall_ms},
+    shard::{Environment, Shards, open::Backends},
+};
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Coordinator and server in one process.
+    Dev,
+    /// Hosts shards.
+    Server,
+    /// Places shards, leases writers, drives checkpoints.
+    Coordinator,
+}
+
+/// Runs a role until `stop` is cancelled. `started` is told the address once it is served.
+pub async fn run(
+    role: Role,
+    config: Config,
+    stop: CancellationToken,
+    started: impl FnOnce(&str),
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(&config.server.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}: is the port in use?", config.server.listen))?;
+    let listening = grpc::address_of(&listener)?;
+    let address = config.server.advertise.clone().unwrap_or_else(|| listening.clone());
+    let data = data_dir(&config, role)?;
+    let store = open_store(&config, &data.path).await?;
+    let mut served = Served::default();
+    if role != Role::Server {
+        let cluster = election::found(&store, wall_ms()).await?;
+        let coordinator =
+            Coordinator::start(store.clone(), cluster, &config.server.name, &address, &config.coordinator).await?;
+        served.coordinator = Some(coordinator);
+    }
+    let link_stop = stop.child_token();
+    let mut link = None;
+    if role != Role::Coordinator {
+        let coordinators = if role == Role::Dev { vec![listening.clone()] } else { config.server.coordinators.clone() };
+        let (shards, keep_link) = host_shards(&config, &data, store, address, coordinators, link_stop.clone()).await?;
+        served.shards = Some(shards);
+        link = Some(keep_link);
+    }
+    let serving = tokio::spawn(grpc::serve(listener, served.clone(), stop.clone()));
+    let link = link.map(tokio::spawn);
+    info!(?role, address = listening, data = %data.path.display(), "forebay serves");
+    started(&listening);
+    let result = serving.await?;
+    if let Some(link) = link {
+        link.await?;
+    }
+    if let Some(shards) = &served.shards {
+        shards.stop().await;
+    }
+    info!("forebay stopped");
+    result
+}
+
+async fn host_shards(
+    config: &Config,
+    data: &DataDir,
+    store: SharedStore,
+    address: String,
+    coordinators: Vec<String>,
+    stop: CancellationToken,
+) -> anyhow::Result<(Shards, impl Future<Output = ()> + Send + use<>)> {
+    // Reading the cluster's marker also proves that this host sees the coordinator's store: two hosts'
+    // file:// directories are two folders.
+    let cluster = election::read(&store).await.with_context(|| {
+        format!("{} does not hold the cluster's marker: start the coordinator first, on the same store", store.url())
+    })?;
+    let cluster_id = cluster.id().to_owned();
+    let (reports, outgoing) = mpsc::unbounded_channel();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let shards = Shards::new(Environment {
+        server: config.server.name.clone(),
+        boot_id: boot_id.clone(),
+        data: data.path.clone(),
+        store,
+        cluster,
+        backends: Backends::new(&config.rocksdb)?,
+        lease: Arc::new(Lease::default()),
+        reports,
+    });
+    shards.discard_deleted().await;
+    let register = v1::Register {
+        name: config.server.name.clone(),
+        address,
+        disk_id: data.id.clone(),
+        boot_id,
+        process_id: Uuid::new_v4().simple().to_string(),
+        cluster_id,
+        zone: config.server.zone.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        format_version: 1,
+    };
+    let link = grpc::dial::keep_link(coordinators, register, shards.clone(), outgoing, stop);
+    Ok((shards, link))
+}
+
+async fn open_store(config: &Config, data: &Path) -> anyhow::Result<SharedStore> {
+    let dir = match config.checkpoint.dir.as_str() {
+        "" => data.join("checkpoints").display().to_string(),
+        dir => dir.to_owned(),
+    };
+    let store = store::open(&dir, &config.checkpoint.store).await?;
+    store::prove(store.as_ref(), "").await?;
+    Ok(store)
+}
+
+/// The data directory, locked for this process.
+struct DataDir {
+    path: PathBuf,
+    id: String,
+    _lock: File,
+}
+
+fn data_dir(config: &Config, role: Role) -> anyhow::Result<DataDir> {
+    let path = match role {
+        // A coordinator keeps nothing here but, by default, the checkpoint directory.
+        Role::Coordinator => config.server.data_dir.join("coordinator"),
+        Role::Dev | Role::Server => config.server.data_dir.clone(),
+    };
+    let unusable = || format!("cannot use server.data_dir {}: is it writable?", path.display());
+    fs::create_dir_all(&path).with_context(unusable)?;
+    let path = path.canonicalize().with_context(unusable)?;
+    let lock = File::create(path.join("lock")).with_context(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            bail!("server.data_dir {} is used by another process: give each its own", path.display())
+        }
+        Err(TryLockError::Error(error)) => return Err(error).with_context(unusable),
+    }
+    let id_file = path.join("disk");
+    let id = match fs::read_to_string(&id_file) {
+        Ok(id) => id.trim().to_owned(),
+        Err(_) => {
+            let id = Uuid::new_v4().simple().to_string();
+            fs::write(&id_file, &id).with_context(unusable)?;
+            id
+        }
+    };
+    Ok(DataDir { path, id, _lock: lock })
+}

@@ -1,0 +1,562 @@
+//! One shard: its rights, lanes, states and rows, and what a request does to them.
+//!
+//! Synchronous and used by one thread at a time (`thread.rs` gives it one); knows no clock, no network
+//! and no object store, so the simulation runs exactly this code.
+
+use std::collections::HashSet;
+
+use forebay_proto::{
+    key_group::{KeyGroupRange, MaxParallelism},
+    packed::{AnswersBuilder, Ops},
+    reason::Refused,
+    v1,
+};
+use prost::Message as _;
+use v1::ErrorReason as Reason;
+
+use super::{
+    durable::Durable,
+    gate::{self, Ask, Caller, Pass, Rights},
+    lanes::{Attachment, LaneId, Lanes},
+    meta::{self, Meta},
+    ops::{self, WriteContext},
+    place,
+    requests::RequestIds,
+    states::States,
+};
+use crate::{
+    seeded::{self, Bug},
+    storage::{self, Backend, Frozen, Logging, TableId, Writes},
+};
+
+/// What stays the same for the life of a shard.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The operator.
+    pub operator: String,
+    /// The range.
+    pub range: KeyGroupRange,
+    /// The job's number of key groups.
+    pub max_parallelism: MaxParallelism,
+    /// True if requests name their key group and keys are not hashed.
+    pub explicit: bool,
+    /// The job's durability.
+    pub durability: v1::Durability,
+    /// Largest value, in bytes.
+    pub max_value_bytes: usize,
+    /// Most lanes.
+    pub max_lanes: usize,
+    /// Where the bytes are.
+    pub backend: v1::Backend,
+}
+
+/// The moment at which a request is handled.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Wall-clock time, milliseconds since 1970.
+    pub wall_ms: i64,
+    /// True if the server's own lease is valid.
+    pub lease: bool,
+}
+
+/// Where a batch stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// A write batch of a lane.
+    Write(LaneId, u64),
+    /// A read batch of a lane, to be served once the mark is reached.
+    Read(LaneId, u64),
+    /// A write outside any lane; with a request id, a retry is answered and not applied again.
+    PlainWrite(Option<String>),
+    /// A read outside any lane.
+    PlainRead,
+}
+
+/// Operations for the shard.
+#[derive(Debug)]
+pub struct Batch {
+    /// Who asks.
+    pub caller: Caller,
+    /// Where the batch stands.
+    pub order: Order,
+    /// The operations.
+    pub ops: v1::PackedOps,
+    /// A barrier behind them.
+    pub barrier: Option<v1::BarrierOp>,
+    /// Asks for more than the job's durability.
+    pub durability: v1::Durability,
+}
+
+/// A batch was done.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// True if it had been applied before.
+    pub duplicate: bool,
+    /// Answers of reads.
+    pub answers: v1::PackedAnswers,
+    /// How far the lane is.
+    pub progress: v1::Progress,
+    /// What its barrier froze.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// What a barrier froze, before it is uploaded.
+pub struct Snapshot {
+    /// The barrier.
+    pub barrier: v1::BarrierOp,
+    /// Generation of the job at the barrier.
+    pub generation: u64,
+    /// Epoch of the writer that sent it.
+    pub writer_epoch: u64,
+    /// The rows; an error if they could not be frozen.
+    pub frozen: storage::Result<Box<dyn Frozen>>,
+    /// What the manifest says of the shard, without files.
+    pub record: v1::ShardSnapshot,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("barrier", &self.barrier).finish_non_exhaustive()
+    }
+}
+
+/// One shard.
+pub struct Core {
+    identity: Identity,
+    rights: Rights,
+    states: States,
+    lanes: Lanes,
+    meta: Meta,
+    requests: RequestIds,
+    durable: Durable,
+    tables: HashSet<TableId>,
+    backend: Box<dyn Backend>,
+    writes: Writes,
+    row_key: Vec<u8>,
+    failed: Option<String>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("identity", &self.identity).field("rights", &self.rights).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Takes up a shard whose backend is open: reads its lanes, counters and clocks.
+    pub fn load(
+        identity: Identity,
+        rights: Rights,
+        states: States,
+        backend: Box<dyn Backend>,
+    ) -> storage::Result<Self> {
+        let mut core = Self {
+            identity,
+            rights,
+            states,
+            lanes: Lanes::default(),
+            meta: Meta::default(),
+            requests: RequestIds::default(),
+            durable: Durable::default(),
+            tables: backend.tables().into_iter().collect(),
+            backend,
+            writes: Writes::default(),
+            row_key: Vec::new(),
+            failed: None,
+        };
+        core.ensure_table(storage::Table { id: TableId::SHARD, merge: None })?;
+        meta::load(core.backend.as_ref(), &mut core.meta, &mut core.lanes, &mut core.requests)?;
+        Ok(core)
+    }
+
+    /// Begins a new incarnation on restored rows: its lanes end (semantics.md, section 3).
+    pub fn end_lanes(&mut self) -> storage::Result<()> {
+        self.lanes = Lanes::default();
+        let mut writes = Writes::default();
+        writes.delete_range(TableId::SHARD, meta::LANES.0, meta::LANES.1);
+        self.backend.write(&writes, self.logging(v1::Durability::Unspecified))
+    }
+
+    /// Takes up new rights and states.
+    pub fn update(&mut self, rights: Rights, states: States) {
+        self.rights = rights;
+        self.states = states;
+    }
+
+    /// What the shard may do.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+
+    /// Approximate size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.backend.bytes()
+    }
+
+    /// Set once a write failed in a way that leaves the outcome open: the process must end.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Opens a lane, or attaches an open one.
+    pub fn open_lane(
+        &mut self,
+        caller: &Caller,
+        open: &v1::OpenLane,
+        principal: &str,
+        fresh: LaneId,
+        moment: Moment,
+    ) -> Result<v1::LaneOpened, Refused> {
+        gate::check(&self.rights, &self.lanes, moment.lease, caller, Ask::Lane)?;
+        self.advance_clock(moment);
+        let attachment = Attachment { stream: caller.stream, number: open.attachment };
+        let lane = if open.lane.is_empty() {
+            self.new_lane(fresh, principal, attachment)?;
+            fresh
+        } else {
+            self.attach_lane(open, principal, attachment)?
+        };
+        Ok(v1::LaneOpened {
+            channel: open.channel,
+            lane: lane.0.to_vec().into(),
+            incarnation: self.rights.incarnation,
+            progress: Some(self.progress(Some(lane))),
+            positions: Default::default(),
+        })
+    }
+
+    /// Ends a lane.
+    pub fn close_lane(&mut self, lane: LaneId) -> Result<(), Refused> {
+        let mut writes = Writes::default();
+        writes.delete(TableId::SHARD, &meta::lane_key(lane));
+        self.store(&writes, v1::Durability::Unspecified)?;
+        self.lanes.close(lane);
+        Ok(())
+    }
+
+    /// Forgets the attachments of a stream that has ended.
+    pub fn detach(&mut self, stream: u64) {
+        self.lanes.detach(stream);
+    }
+
+    /// Does a batch: all of it, or nothing.
+    pub fn batch(&mut self, batch: &Batch, moment: Moment) -> Result<Done, Refused> {
+        if let Some(cause) = &self.failed {
+            return Err(Refused::new(Reason::Io, format!("the shard has failed: {cause}")));
+        }
+        let ask = ask(batch);
+        match gate::check(&self.rights, &self.lanes, moment.lease, &batch.caller, ask)? {
+            Pass::Go => {}
+            Pass::Duplicate => return Ok(Done { duplicate: true, ..self.done(&batch.order) }),
+        }
+        self.advance_clock(moment);
+        let ops = Ops::decode(&batch.ops).map_err(|error| Refused::new(Reason::Malformed, error.to_string()))?;
+        match &batch.order {
+            Order::Write(lane, seq) => self.write(batch, ops, Some((*lane, *seq, digest_of(ask)))),
+            Order::PlainWrite(Some(id)) if self.requests.known(id) => {
+                Ok(Done { duplicate: true, ..self.done(&batch.order) })
+            }
+            Order::PlainWrite(_) => self.write(batch, ops, None),
+            Order::Read(..) | Order::PlainRead => self.read(batch, ops),
+        }
+    }
+
+    /// Freezes the shard by command, not by a writer's barrier; for shared operators.
+    pub fn snapshot(&mut self, barrier: v1::BarrierOp) -> Snapshot {
+        self.durable.frozen(barrier.checkpoint, self.lanes.marks());
+        Snapshot {
+            generation: self.rights.generation,
+            writer_epoch: 0,
+            frozen: self.backend.freeze(),
+            record: self.record(),
+            barrier,
+        }
+    }
+
+    /// Takes note that a checkpoint is complete.
+    pub fn checkpoint_completed(&mut self, checkpoint: u64) {
+        self.durable.completed(checkpoint);
+    }
+
+    /// The completed checkpoint that contains a batch of a lane, if there is one yet.
+    pub fn durable(&self, lane: LaneId, seq: u64) -> Result<Option<u64>, Refused> {
+        self.lanes.get(lane).ok_or_else(gate::lane_expired)?;
+        Ok((self.durable.mark(lane) >= seq).then(|| self.durable.checkpoint()))
+    }
+
+    /// Returns up to `limit` rows of a state behind a row key, with their payloads; for scans from outside.
+    pub fn page(&self, state: u32, after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, Refused> {
+        let state = self.states.get(state)?;
+        let (start, end) = self.identity.range.row_bounds();
+        let start = if after.is_empty() { start.to_vec() } else { [after, &[0]].concat() };
+        ops::rows(self.backend.as_ref(), state, &start, &end, limit)
+    }
+
+    fn read(&mut self, batch: &Batch, ops: Ops<'_>) -> Result<Done, Refused> {
+        let mut answers = AnswersBuilder::new();
+        let mut row_key = std::mem::take(&mut self.row_key);
+        for (index, op) in ops.iter().enumerate() {
+            let placed = place::place(&self.identity, &self.states, op).map_err(|refused| at(refused, index))?;
+            ops::read(placed, self.backend.as_ref(), &mut row_key, &mut answers)
+                .map_err(|refused| at(refused, index))?;
+        }
+        self.row_key = row_key;
+        Ok(Done { answers: answers.finish(), ..self.done(&batch.order) })
+    }
+
+    fn write(&mut self, batch: &Batch, ops: Ops<'_>, lane: Option<(LaneId, u64, u64)>) -> Result<Done, Refused> {
+        self.durable_enough(batch.durability)?;
+        let mut writes = std::mem::take(&mut self.writes);
+        writes.clear();
+        let mut meta = self.meta.clone();
+        let mut row_key = std::mem::take(&mut self.row_key);
+        let mut tables = Vec::new();
+        let planned = self.plan(ops, &mut writes, &mut meta, &mut row_key, &mut tables);
+        self.row_key = row_key;
+        let result = planned.and_then(|()| self.apply(batch, &mut writes, meta, tables, lane));
+        self.writes = writes;
+        result?;
+        let snapshot = batch
+            .barrier
+            .clone()
+            .map(|barrier| Snapshot { writer_epoch: batch.caller.writer_epoch, ..self.snapshot(barrier) });
+        Ok(Done { snapshot, ..self.done(&batch.order) })
+    }
+
+    /// Turns operations into rows; has no effect on the shard.
+    fn plan(
+        &self,
+        ops: Ops<'_>,
+        writes: &mut Writes,
+        meta: &mut Meta,
+        row_key: &mut Vec<u8>,
+        tables: &mut Vec<storage::Table>,
+    ) -> Result<(), Refused> {
+        let now_ms = self.meta.clock_ms;
+        let mut context =
+            WriteContext { backend: self.backend.as_ref(), writes, counters: &mut meta.counters, now_ms, row_key };
+        for (index, op) in ops.iter().enumerate() {
+            let placed = place::place(&self.identity, &self.states, op).map_err(|refused| at(refused, index))?;
+            ops::write(placed, &mut context).map_err(|refused| at(refused, index))?;
+            let table = placed.state.spec();
+            if !self.tables.contains(&table.id) && !tables.contains(&table) {
+                tables.push(table);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores rows, lane mark and counters in one atomic write, and only then counts them as there.
+    fn apply(
+        &mut self,
+        batch: &Batch,
+        writes: &mut Writes,
+        meta: Meta,
+        tables: Vec<storage::Table>,
+        lane: Option<(LaneId, u64, u64)>,
+    ) -> Result<(), Refused> {
+        for table in tables {
+            self.ensure_table(table).map_err(|error| ops::failed(&error))?;
+        }
+        if let Some((lane, seq, digest)) = lane
+            && seeded::is(Bug::DuplicateBeforeDurable)
+        {
+            self.lanes.applied(lane, seq, digest, meta.clock_ms);
+        }
+        if seeded::is(Bug::MarkOutsideTheWrite) {
+            self.store(writes, batch.durability)?;
+            writes.clear();
+        }
+        if let Some((lane, seq, _)) = lane {
+            let record = self.lanes.record(lane, seq, meta.clock_ms);
+            writes.put(TableId::SHARD, &meta::lane_key(lane), |out| out.extend(record.encode_to_vec()));
+        }
+        if let Order::PlainWrite(Some(id)) = &batch.order {
+            self.requests.store(id, meta.clock_ms, writes);
+        }
+        meta.store(writes);
+        self.store(writes, batch.durability)?;
+        self.meta = meta;
+        match (&batch.order, lane) {
+            (_, Some((lane, seq, digest))) => self.lanes.applied(lane, seq, digest, self.meta.clock_ms),
+            (Order::PlainWrite(Some(id)), None) => self.requests.applied(id, self.meta.clock_ms),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn new_lane(&mut self, lane: LaneId, principal: &str, attachment: Attachment) -> Result<(), Refused> {
+        let mut writes = Writes::default();
+        for expired in self.lanes.expired(self.meta.clock_ms) {
+            writes.delete(TableId::SHARD, &meta::lane_key(expired));
+            self.lanes.close(expired);
+        }
+        if self.lanes.len() >= self.identity.max_lanes {
+            let message = format!("the shard has {} lanes: close some (limits.max_lanes)", self.lanes.len());
+            return Err(Refused::new(Reason::Overloaded, message));
+        }
+        let record = v1::LaneRecord {
+            id: lane.0.to_vec().into(),
+            principal: principal.to_owned(),
+            used_ms: self.meta.clock_ms,
+            ..Default::default()
+        };
+        writes.put(TableId::SHARD, &meta::lane_key(lane), |out| out.extend(record.encode_to_vec()));
+        self.store(&writes, v1::Durability::Unspecified)?;
+        self.lanes.open(lane, principal, attachment, self.meta.clock_ms);
+        Ok(())
+    }
+
+    fn attach_lane(&mut self, open: &v1::OpenLane, principal: &str, attachment: Attachment) -> Result<LaneId, Refused> {
+        let id = LaneId::from_slice(&open.lane).ok_or_else(|| {
+            let message = format!("a lane id has {} bytes: 16 are needed", open.lane.len());
+            Refused::new(Reason::FieldInvalid, message)
+        })?;
+        if open.incarnation != 0 && open.incarnation != self.rights.incarnation {
+            return Err(gate::lane_expired());
+        }
+        let lane = self.lanes.get(id).ok_or_else(gate::lane_expired)?;
+        if lane.principal != principal {
+            return Err(Refused::new(Reason::LaneOwner, "the lane was opened by another principal"));
+        }
+        if open.acknowledged > lane.mark {
+            let message = format!(
+                "the client was told that batch {} is applied, the shard is at {}: its state is lost",
+                open.acknowledged, lane.mark
+            );
+            return Err(Refused::new(Reason::ShardLost, message));
+        }
+        if !self.lanes.attach(id, attachment) {
+            return Err(gate::lane_expired());
+        }
+        Ok(id)
+    }
+
+    fn durable_enough(&self, asked: v1::Durability) -> Result<(), Refused> {
+        use v1::Durability::{Checkpoint, None, Unspecified};
+        let job = self.identity.durability;
+        let message = match asked {
+            Checkpoint => "wait for a checkpoint with AwaitDurable: a batch cannot ask for it",
+            Unspecified | None => return Ok(()),
+            _ if job == None => "the job's durability is none: logged and unlogged writes are never mixed",
+            _ => return Ok(()),
+        };
+        Err(Refused::new(Reason::SettingsConflict, message))
+    }
+
+    fn logging(&self, asked: v1::Durability) -> Logging {
+        match self.identity.durability {
+            v1::Durability::None => Logging::None,
+            v1::Durability::WalSync => Logging::Synced,
+            _ if asked == v1::Durability::WalSync => Logging::Synced,
+            _ => Logging::Buffered,
+        }
+    }
+
+    fn store(&mut self, writes: &Writes, asked: v1::Durability) -> Result<(), Refused> {
+        let result = self.backend.write(writes, self.logging(asked));
+        if let Err(error) = &result
+            && matches!(error, storage::Error::Io { .. } | storage::Error::Corrupt { .. })
+        {
+            // Nobody knows what of the batch is on the disk. Only a new start that reads the log does.
+            self.failed = Some(error.to_string());
+        }
+        result.map_err(|error| ops::failed(&error))
+    }
+
+    fn ensure_table(&mut self, table: storage::Table) -> storage::Result<()> {
+        if self.tables.insert(table.id) {
+            self.backend.create_table(table)?;
+        }
+        Ok(())
+    }
+
+    fn advance_clock(&mut self, moment: Moment) {
+        self.meta.clock_ms = self.meta.clock_ms.max(moment.wall_ms);
+    }
+
+    fn done(&self, order: &Order) -> Done {
+        let lane = match order {
+            Order::Write(lane, _) | Order::Read(lane, _) => Some(*lane),
+            Order::PlainWrite(_) | Order::PlainRead => None,
+        };
+        Done { progress: self.progress(lane), ..Done::default() }
+    }
+
+    fn progress(&self, lane: Option<LaneId>) -> v1::Progress {
+        let applied = lane.and_then(|lane| self.lanes.get(lane)).map_or(0, |lane| lane.mark);
+        let synced = self.logging(v1::Durability::Unspecified) == Logging::Synced;
+        v1::Progress {
+            generation: self.rights.generation,
+            incarnation: self.rights.incarnation,
+            applied,
+            synced: if synced { applied } else { 0 },
+            checkpointed: lane.map_or(0, |lane| self.durable.mark(lane)),
+            clock_ms: self.meta.clock_ms,
+            watermark_ms: 0,
+        }
+    }
+
+    fn record(&self) -> v1::ShardSnapshot {
+        v1::ShardSnapshot {
+            operator: self.identity.operator.clone(),
+            start: self.identity.range.start(),
+            end: self.identity.range.end(),
+            epoch: self.rights.shard_epoch,
+            incarnation: self.rights.incarnation,
+            backend: self.identity.backend as i32,
+            state_ids: self.state_ids(),
+            lanes: self.lanes.records(),
+            clock_ms: self.meta.clock_ms,
+            ..Default::default()
+        }
+    }
+
+    fn state_ids(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.tables.iter().map(|table| table.0).filter(|id| *id != 0).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+fn ask(batch: &Batch) -> Ask {
+    match &batch.order {
+        Order::Write(lane, seq) => {
+            Ask::Write { lane: *lane, seq: *seq, digest: digest(batch), barrier: batch.barrier.is_some() }
+        }
+        Order::Read(lane, after) => Ask::Read { lane: *lane, after: *after },
+        Order::PlainWrite(_) => Ask::PlainWrite,
+        Order::PlainRead => Ask::PlainRead,
+    }
+}
+
+fn digest_of(ask: Ask) -> u64 {
+    match ask {
+        Ask::Write { digest, .. } => digest,
+        _ => 0,
+    }
+}
+
+/// A digest of what a write batch does, to tell a resend from another batch under the same number.
+fn digest(batch: &Batch) -> u64 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    hasher.update(&batch.ops.kinds);
+    hasher.update(&batch.ops.arena);
+    let ops = &batch.ops;
+    let lens = [&ops.key_lens, &ops.namespace_lens, &ops.map_key_lens, &ops.value_lens];
+    for column in [&ops.state_ids, &ops.key_groups].into_iter().chain(lens) {
+        // Columns may be left empty, so their lengths tell them apart.
+        hasher.update(&(column.len() as u64).to_le_bytes());
+        column.iter().for_each(|entry| hasher.update(&entry.to_le_bytes()));
+    }
+    if let Some(barrier) = &batch.barrier {
+        hasher.update(&barrier.checkpoint.to_le_bytes());
+        hasher.update(barrier.round.as_bytes());
+    }
+    hasher.digest()
+}
+
+fn at(mut refused: Refused, index: usize) -> Refused {
+    refused.message = format!("ops[{index}]: {}", refused.message);
+    refused.with("op", index)
+}

@@ -1,0 +1,492 @@
+//! One job on this server: brings its shards to what the coordinator wants.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, RwLock},
+};
+
+use forebay_proto::{
+    key_group::{KeyGroupRange, MaxParallelism},
+    reason::Refused,
+    v1,
+};
+use futures::{StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use v1::{ErrorReason as Reason, link_request::Message as Up};
+
+use super::{
+    Environment,
+    core::{Core, Identity, Snapshot},
+    disk::{self, Local, Plan, ShardDir},
+    gate::Rights,
+    open::Origin,
+    snapshot::{self, Destination, Known},
+    states::States,
+    thread::Shard,
+};
+use crate::checkpoint::{layout, manifest};
+
+/// Shards that are restored at a time.
+const PARALLEL: usize = 4;
+
+/// A job as this server knows it at one moment.
+#[derive(Debug)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its settings.
+    pub spec: v1::JobSpec,
+    /// Its generation.
+    pub generation: u64,
+    /// Checkpoint that the generation started from.
+    pub restored_checkpoint: u64,
+    /// Its registered states.
+    pub states: Vec<v1::RegisteredState>,
+    /// Its shards on this server.
+    pub slots: Vec<Slot>,
+}
+
+/// A shard and what it is doing.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// What the coordinator wants of it.
+    pub entry: v1::ShardEntry,
+    /// What it is doing.
+    pub status: Status,
+}
+
+/// What a shard is doing.
+#[derive(Debug, Clone)]
+pub enum Status {
+    /// It serves.
+    Serving(Arc<Shard>),
+    /// It is being made.
+    Restoring,
+    /// It is lost, or its checkpoint is damaged; requests are told so.
+    Unavailable(Refused),
+}
+
+/// One job on this server.
+#[derive(Debug)]
+pub struct Job {
+    environment: Arc<Environment>,
+    paths: layout::Job,
+    dir: PathBuf,
+    uid: String,
+    view: RwLock<Arc<View>>,
+    applied: tokio::sync::Mutex<u64>,
+    completed: Mutex<BTreeMap<u64, v1::CompletedCheckpoint>>,
+}
+
+impl Job {
+    /// A job of which nothing is here yet.
+    pub fn new(environment: &Arc<Environment>, name: &str, uid: &str) -> Arc<Self> {
+        Arc::new(Self {
+            environment: environment.clone(),
+            paths: environment.cluster.job(name, uid),
+            dir: environment.data.join("jobs").join(format!("{name}-{uid}")),
+            uid: uid.to_owned(),
+            view: RwLock::new(Arc::new(View {
+                name: name.to_owned(),
+                uid: uid.to_owned(),
+                spec: v1::JobSpec::default(),
+                generation: 0,
+                restored_checkpoint: 0,
+                states: Vec::new(),
+                slots: Vec::new(),
+            })),
+            applied: tokio::sync::Mutex::new(0),
+            completed: Mutex::default(),
+        })
+    }
+
+    /// The job as it is now.
+    pub fn view(&self) -> Arc<View> {
+        self.view.read().expect("no panics under this lock").clone()
+    }
+
+    /// Brings the shards to what is wanted.
+    pub async fn apply(self: &Arc<Self>, wanted: v1::JobAssignment, lapses: u64) -> Option<v1::JobApplied> {
+        let mut applied = self.applied.lock().await;
+        if wanted.version < *applied {
+            return None;
+        }
+        *applied = wanted.version;
+        for checkpoint in &wanted.checkpoints {
+            self.completed.lock().expect("no panics under this lock").insert(checkpoint.id, checkpoint.clone());
+        }
+        let before = self.view();
+        let kept: Vec<_> = wanted.shards.iter().map(|entry| keep(&before, entry)).collect();
+        for slot in &before.slots {
+            if let Status::Serving(shard) = &slot.status
+                && !kept.iter().flatten().any(|kept| Arc::ptr_eq(kept, shard))
+            {
+                shard.stop().await;
+            }
+        }
+        let status = |kept: &Option<Arc<Shard>>| kept.clone().map_or(Status::Restoring, Status::Serving);
+        self.publish(&wanted, kept.iter().map(status).collect());
+        for (entry, shard) in wanted.shards.iter().zip(&kept) {
+            if let Some(shard) = shard {
+                let states = States::of_operator(&wanted.states, &entry.operator);
+                shard.update(rights(&wanted, entry), states, lapses).await;
+            }
+        }
+        let mut making = Vec::new();
+        for (entry, kept) in wanted.shards.iter().cloned().zip(kept) {
+            let (job, wanted) = (self.clone(), wanted.clone());
+            making.push(async move {
+                match kept {
+                    Some(shard) => Status::Serving(shard),
+                    None => job.make(&wanted, &entry, lapses).await,
+                }
+            });
+        }
+        let statuses: Vec<Status> = stream::iter(making).buffered(PARALLEL).collect().await;
+        self.publish(&wanted, statuses);
+        Some(self.report(&wanted))
+    }
+
+    /// Takes note that a round has ended.
+    pub async fn round_ended(&self, ended: v1::RoundEnded) {
+        let retained = ended.retained;
+        if let Some(checkpoint) = ended.checkpoint_entry {
+            let mut completed = self.completed.lock().expect("no panics under this lock");
+            completed.insert(checkpoint.id, checkpoint);
+            completed.retain(|id, _| retained.contains(id));
+        }
+        let keep = |id: u64| retained.contains(&id) || id > ended.checkpoint;
+        for slot in &self.view().slots {
+            if let Status::Serving(shard) = &slot.status
+                && ended.completed
+            {
+                shard.completed(ended.checkpoint).await;
+            }
+            if let Err(error) = self.shard_dir(&slot.entry).remove_copies(keep) {
+                warn!(%error, "local copies of old checkpoints cannot be removed");
+            }
+        }
+    }
+
+    /// Stops all shards.
+    pub async fn stop(&self) {
+        for slot in &self.view().slots {
+            if let Status::Serving(shard) = &slot.status {
+                shard.stop().await;
+            }
+        }
+    }
+
+    /// Stops all shards and removes their files.
+    pub async fn delete(&self) {
+        let _applied = self.applied.lock().await;
+        self.stop().await;
+        if let Err(error) = disk::remove_dir(&self.dir) {
+            warn!(%error, path = %self.dir.display(), "files of a deleted job cannot be removed");
+        }
+    }
+
+    async fn make(self: &Arc<Self>, wanted: &v1::JobAssignment, entry: &v1::ShardEntry, lapses: u64) -> Status {
+        let made = self.try_make(wanted, entry, lapses).await;
+        made.unwrap_or_else(|refused| {
+            warn!(
+                job = self.uid,
+                operator = entry.operator,
+                start = entry.start,
+                end = entry.end,
+                reason = refused.reason.name(),
+                cause = refused.message,
+                "shard cannot serve"
+            );
+            Status::Unavailable(refused)
+        })
+    }
+
+    async fn try_make(
+        self: &Arc<Self>,
+        wanted: &v1::JobAssignment,
+        entry: &v1::ShardEntry,
+        lapses: u64,
+    ) -> Result<Status, Refused> {
+        let spec = wanted.spec.clone().unwrap_or_default();
+        let (backend, durability) = (spec.backend(), spec.durability());
+        let keeps_writes = backend != v1::Backend::Memory && durability != v1::Durability::None;
+        let synced = durability == v1::Durability::WalSync;
+        let dir = self.shard_dir(entry);
+        let boot_id = &self.environment.boot_id;
+        let mut copy = None;
+        let origin = match disk::plan(dir.read().as_ref(), entry, &self.uid, boot_id, keeps_writes, synced) {
+            Plan::Open => Origin::Live,
+            Plan::Lost(cause) => return Err(Refused::new(Reason::ShardLost, cause)),
+            Plan::Build(checkpoint) => {
+                dir.reset().map_err(io)?;
+                if checkpoint == 0 {
+                    Origin::New
+                } else {
+                    copy = self.restore(entry, checkpoint, &dir).await.map_err(|error| error.refused())?;
+                    Origin::Restored
+                }
+            }
+        };
+        let identity = identity(&spec, entry)?;
+        let (rights, states) = (rights(wanted, entry), States::of_operator(&wanted.states, &entry.operator));
+        let (environment, range) = (self.environment.clone(), identity.range);
+        let db = dir.db();
+        let opened = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&db).map_err(io)?;
+            let backend = environment.backends.open(backend, durability, &db, origin).map_err(|error| {
+                match (origin, &error) {
+                    (Origin::Live, crate::storage::Error::Corrupt { .. }) => lost(&error),
+                    _ => snapshot::Error::Storage(error).refused(),
+                }
+            })?;
+            let mut core = Core::load(identity, rights, states, backend).map_err(|error| lost(&error))?;
+            if origin == Origin::Restored {
+                core.end_lanes().map_err(|error| lost(&error))?;
+            }
+            Ok::<_, Refused>(core)
+        })
+        .await
+        .unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())));
+        let core = match (opened, copy) {
+            (Err(refused), Some(copy)) if refused.reason == Reason::CheckpointCorrupt => {
+                // Only the local copy is known to be damaged: without it, the store is asked.
+                warn!(job = self.uid, copy = %copy.display(), cause = refused.message, "local copy is damaged");
+                disk::remove_dir(&copy).map_err(io)?;
+                return Box::pin(self.try_make(wanted, entry, lapses)).await;
+            }
+            (opened, _) => opened?,
+        };
+        dir.write(&Local {
+            job_uid: self.uid.clone(),
+            epoch: entry.epoch,
+            incarnation: entry.incarnation,
+            boot_id: boot_id.clone(),
+        })
+        .map_err(io)?;
+        let (snapshots, taken) = mpsc::unbounded_channel();
+        tokio::spawn(upload_snapshots(self.clone(), dir, taken));
+        let lease = (self.environment.lease.clone(), lapses);
+        let shard = Shard::start(range, core, lease, snapshots).map_err(io)?;
+        info!(job = self.uid, operator = entry.operator, %range, incarnation = entry.incarnation, "shard stands");
+        Ok(Status::Serving(Arc::new(shard)))
+    }
+
+    /// Brings back a checkpoint's files, and returns the local copy if they are from one.
+    async fn restore(
+        &self,
+        entry: &v1::ShardEntry,
+        checkpoint: u64,
+        dir: &ShardDir,
+    ) -> Result<Option<PathBuf>, snapshot::Error> {
+        let manifest = self.manifest(checkpoint).await?;
+        let same = |shard: &&v1::ShardSnapshot| {
+            (&shard.operator, shard.start, shard.end) == (&entry.operator, entry.start, entry.end)
+        };
+        let Some(snapshot) = manifest.shards.iter().find(same) else {
+            let detail =
+                format!("checkpoint {checkpoint} has no shard {} [{},{})", entry.operator, entry.start, entry.end);
+            return Err(snapshot::Error::Damaged { object: layout::manifest(checkpoint, &manifest.round), detail });
+        };
+        let copy = dir.copy(checkpoint, &manifest.round);
+        let source = snapshot::restore(snapshot, copy.clone(), dir.db(), &self.environment.store, &self.paths).await?;
+        info!(job = self.uid, operator = entry.operator, start = entry.start, checkpoint, ?source, "shard restored");
+        Ok((source == snapshot::Source::Local).then_some(copy))
+    }
+
+    async fn manifest(&self, checkpoint: u64) -> Result<v1::Manifest, snapshot::Error> {
+        let entry = self.completed.lock().expect("no panics under this lock").get(&checkpoint).cloned();
+        let Some(entry) = entry else {
+            let detail = "the coordinator did not say where its manifest is".to_owned();
+            return Err(snapshot::Error::Damaged { object: format!("chk/{checkpoint}"), detail });
+        };
+        manifest::read(&self.environment.store, &self.paths, &entry).await.map_err(|error| match error {
+            manifest::Error::Store(error) => snapshot::Error::Store(error),
+            manifest::Error::Damaged { object, detail } => snapshot::Error::Damaged { object, detail },
+        })
+    }
+
+    async fn known(&self, base: u64) -> Known {
+        if base == 0 {
+            return Known::new();
+        }
+        match self.manifest(base).await {
+            Ok(manifest) => snapshot::known_files(&manifest),
+            Err(error) => {
+                warn!(%error, base, "the base cannot be read: everything is uploaded");
+                Known::new()
+            }
+        }
+    }
+
+    async fn upload(&self, taken: Snapshot, dir: &ShardDir) -> v1::LinkRequest {
+        let Snapshot { barrier, generation, writer_epoch, frozen, record } = taken;
+        let to = Destination {
+            store: self.environment.store.clone(),
+            job: self.paths.clone(),
+            server: self.environment.server.clone(),
+            checkpoint: barrier.checkpoint,
+            round: barrier.round.clone(),
+        };
+        let (operator, start, end) = (record.operator.clone(), record.start, record.end);
+        let uploaded = match frozen {
+            Ok(frozen) => {
+                let known = self.known(barrier.base).await;
+                snapshot::upload(frozen, record, dir.copy(barrier.checkpoint, &barrier.round), &known, &to).await
+            }
+            Err(error) => Err(snapshot::Error::Storage(error)),
+        };
+        let message = match uploaded {
+            Ok(snapshot) => {
+                info!(
+                    checkpoint = barrier.checkpoint,
+                    operator,
+                    start,
+                    files = snapshot.files.len(),
+                    new_bytes = snapshot.new_bytes,
+                    "shard snapshot uploaded"
+                );
+                Up::Snapshot(v1::SnapshotReport {
+                    job_uid: self.uid.clone(),
+                    checkpoint: barrier.checkpoint,
+                    round: barrier.round,
+                    coordinator_epoch: barrier.coordinator_epoch,
+                    generation,
+                    writer_epoch,
+                    snapshot: Some(snapshot),
+                })
+            }
+            Err(error) => {
+                warn!(%error, checkpoint = barrier.checkpoint, operator, start, "shard snapshot failed");
+                Up::Failed(v1::SnapshotFailed {
+                    job_uid: self.uid.clone(),
+                    checkpoint: barrier.checkpoint,
+                    round: barrier.round,
+                    operator,
+                    start,
+                    end,
+                    cause: error.to_string(),
+                })
+            }
+        };
+        v1::LinkRequest { message: Some(message) }
+    }
+
+    fn shard_dir(&self, entry: &v1::ShardEntry) -> ShardDir {
+        ShardDir::new(&self.dir, &entry.operator, entry.start, entry.end)
+    }
+
+    fn publish(&self, wanted: &v1::JobAssignment, statuses: Vec<Status>) {
+        let slots = wanted.shards.iter().cloned().zip(statuses).map(|(entry, status)| Slot { entry, status }).collect();
+        let spec = wanted.spec.clone().unwrap_or_default();
+        let view = View {
+            name: spec.name.clone(),
+            uid: self.uid.clone(),
+            spec,
+            generation: wanted.generation,
+            restored_checkpoint: wanted.restored_checkpoint,
+            states: wanted.states.clone(),
+            slots,
+        };
+        *self.view.write().expect("no panics under this lock") = Arc::new(view);
+    }
+
+    fn report(&self, wanted: &v1::JobAssignment) -> v1::JobApplied {
+        let view = self.view();
+        let shards = view.slots.iter().map(|slot| {
+            let (status, cause, corrupt, bytes) = match &slot.status {
+                Status::Serving(shard) => (v1::ShardStatus::Serving, String::new(), false, shard.bytes()),
+                Status::Restoring => (v1::ShardStatus::Restoring, String::new(), false, 0),
+                Status::Unavailable(refused) => {
+                    let status = match refused.reason {
+                        Reason::ShardLost => v1::ShardStatus::Lost,
+                        _ => v1::ShardStatus::Restoring,
+                    };
+                    (status, refused.message.clone(), refused.reason == Reason::CheckpointCorrupt, 0)
+                }
+            };
+            v1::AppliedShard {
+                operator: slot.entry.operator.clone(),
+                start: slot.entry.start,
+                end: slot.entry.end,
+                epoch: slot.entry.epoch,
+                incarnation: slot.entry.incarnation,
+                status: status.into(),
+                cause,
+                bytes,
+                corrupt,
+            }
+        });
+        v1::JobApplied { job_uid: self.uid.clone(), version: wanted.version, shards: shards.collect() }
+    }
+}
+
+async fn upload_snapshots(job: Arc<Job>, dir: ShardDir, mut taken: mpsc::UnboundedReceiver<Snapshot>) {
+    while let Some(snapshot) = taken.recv().await {
+        let report = job.upload(snapshot, &dir).await;
+        // An error means that the server is shutting down: the round is aborted by the coordinator.
+        job.environment.reports.send(report).ok();
+    }
+}
+
+/// The serving shard that already is what is wanted.
+fn keep(view: &View, wanted: &v1::ShardEntry) -> Option<Arc<Shard>> {
+    let same = |slot: &&Slot| {
+        let entry = &slot.entry;
+        (&entry.operator, entry.start, entry.end, entry.epoch, entry.incarnation)
+            == (&wanted.operator, wanted.start, wanted.end, wanted.epoch, wanted.incarnation)
+    };
+    match &view.slots.iter().find(same)?.status {
+        Status::Serving(shard) => Some(shard.clone()),
+        _ => None,
+    }
+}
+
+fn rights(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Rights {
+    let access = wanted.spec.iter().flat_map(|spec| &spec.operators).find(|known| known.name == entry.operator);
+    let access = match access.map(v1::Operator::access) {
+        Some(v1::Access::Shared) => v1::Access::Shared,
+        _ => v1::Access::Leased,
+    };
+    Rights {
+        access,
+        generation: wanted.generation,
+        restored_checkpoint: wanted.restored_checkpoint,
+        shard_epoch: entry.epoch,
+        incarnation: entry.incarnation,
+        writer_epoch: entry.writer_epoch,
+        leased: entry.writer.is_some(),
+        established: entry.established,
+    }
+}
+
+fn identity(spec: &v1::JobSpec, entry: &v1::ShardEntry) -> Result<Identity, Refused> {
+    let invalid = |error: forebay_proto::key_group::Error| Refused::new(Reason::FieldInvalid, error.to_string());
+    let limits = spec.limits.unwrap_or_default();
+    Ok(Identity {
+        operator: entry.operator.clone(),
+        range: KeyGroupRange::new(entry.start, entry.end).map_err(invalid)?,
+        max_parallelism: MaxParallelism::new(spec.max_parallelism).map_err(invalid)?,
+        explicit: spec.partitioner() == v1::Partitioner::Explicit,
+        durability: spec.durability(),
+        max_value_bytes: usize::try_from(limits.max_value_bytes).unwrap_or(usize::MAX),
+        max_lanes: limits.max_lanes as usize,
+        backend: spec.backend(),
+    })
+}
+
+fn io(error: std::io::Error) -> Refused {
+    let reason = match error.kind() {
+        std::io::ErrorKind::StorageFull => Reason::DiskFull,
+        _ => Reason::Io,
+    };
+    Refused::new(reason, format!("the shard's directory: {error}"))
+}
+
+fn lost(error: &crate::storage::Error) -> Refused {
+    Refused::new(Reason::ShardLost, error.to_string())
+}

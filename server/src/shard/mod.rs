@@ -1,0 +1,251 @@
+//! The data plane: shards, each one key-group range of one operator with a backend of its own.
+//!
+//! [`Shards`] knows which shards this server holds. A request finds its [`Shard`](thread::Shard), whose
+//! thread runs it through the [`Core`](core::Core): gate (may it?), ops (what does it mean?), storage
+//! (bytes). Knows neither gRPC nor the coordinator; the desired state comes in as
+//! [`v1::JobAssignment`], reports go out as [`v1::LinkRequest`].
+//!
+//! Invariant: a shard serves only what the coordinator established in the job head, under the rights
+//! of the newest assignment this server has taken up.
+
+pub mod core;
+pub mod disk;
+mod durable;
+pub mod gate;
+mod job;
+pub mod key;
+pub mod lanes;
+mod meta;
+pub mod open;
+pub mod ops;
+mod place;
+pub mod requests;
+pub mod snapshot;
+pub mod states;
+pub mod thread;
+
+use std::{path::PathBuf, sync::Arc};
+
+use dashmap::DashMap;
+use forebay_proto::{key_group::KeyGroup, reason::Refused, v1};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use v1::ErrorReason as Reason;
+
+use self::{gate::Caller, job::Job, open::Backends, thread::Shard};
+use crate::{
+    checkpoint::{
+        frame::{self, ObjectKind},
+        layout,
+        objects::SharedStore,
+    },
+    lease::Lease,
+};
+
+pub use job::{Slot, Status, View};
+
+/// What all shards of a server share.
+#[derive(Debug)]
+pub struct Environment {
+    /// Name of the server.
+    pub server: String,
+    /// Boot id of the machine.
+    pub boot_id: String,
+    /// Where shards keep their files.
+    pub data: PathBuf,
+    /// The object store.
+    pub store: SharedStore,
+    /// Paths in it.
+    pub cluster: layout::Cluster,
+    /// Opens backends.
+    pub backends: Backends,
+    /// The server's own lease.
+    pub lease: Arc<Lease>,
+    /// Reports to the coordinator.
+    pub reports: mpsc::UnboundedSender<v1::LinkRequest>,
+}
+
+/// The shards that this server holds.
+#[derive(Debug, Clone)]
+pub struct Shards {
+    environment: Arc<Environment>,
+    jobs: Arc<DashMap<String, Arc<Job>>>,
+    names: Arc<DashMap<String, String>>,
+}
+
+impl Shards {
+    /// A server that holds nothing yet.
+    pub fn new(environment: Environment) -> Self {
+        Self { environment: Arc::new(environment), jobs: Arc::default(), names: Arc::default() }
+    }
+
+    /// Removes the files of jobs that were deleted while this server was away: their heads say so. Where a
+    /// head does not, or cannot be read, the files stay.
+    pub async fn discard_deleted(&self) {
+        let environment = &self.environment;
+        for (name, uid, dir) in disk::jobs(&environment.data).unwrap_or_default() {
+            let head = environment.cluster.job(&name, &uid).head();
+            let Ok((bytes, _)) = environment.store.get(&head).await else { continue };
+            let Ok(read) = frame::decode::<v1::JobHead>(ObjectKind::Head, &head, &bytes) else { continue };
+            if read.deleted {
+                match disk::remove_dir(&dir) {
+                    Ok(()) => info!(job = name, uid, "files of a job that was deleted meanwhile are removed"),
+                    Err(error) => warn!(%error, path = %dir.display(), "files of a deleted job cannot be removed"),
+                }
+            }
+        }
+    }
+
+    /// What all shards share.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Makes the server hold what the coordinator wants of a job, and tells what came of it. An older
+    /// version than one taken up before changes nothing and is `None`.
+    ///
+    /// `lapses` is the lease's count when the assignment arrived: shards serve only while the lease has not
+    /// run out since they were last wanted here.
+    pub async fn apply(&self, wanted: v1::JobAssignment, lapses: u64) -> Option<v1::JobApplied> {
+        let Some(spec) = &wanted.spec else { return None };
+        let (uid, name) = (wanted.job_uid.clone(), spec.name.clone());
+        let job = self.jobs.entry(uid.clone()).or_insert_with(|| Job::new(&self.environment, &name, &uid)).clone();
+        if wanted.deleted {
+            job.delete().await;
+            self.jobs.remove(&uid);
+            self.names.remove_if(&name, |_, named| *named == uid);
+            return Some(v1::JobApplied { job_uid: uid, version: wanted.version, shards: Vec::new() });
+        }
+        self.names.insert(name, uid);
+        job.apply(wanted, lapses).await
+    }
+
+    /// Takes note that a round has ended: local copies that nobody needs go away.
+    pub async fn round_ended(&self, ended: v1::RoundEnded) {
+        let job = self.jobs.get(&ended.job_uid).map(|job| job.clone());
+        if let Some(job) = job {
+            job.round_ended(ended).await;
+        }
+    }
+
+    /// Freezes a shared shard for a round.
+    pub async fn freeze(&self, command: v1::SnapshotCommand) {
+        let Some(job) = self.jobs.get(&command.job_uid).map(|job| job.clone()) else { return };
+        let view = job.view();
+        for slot in &view.slots {
+            if let Status::Serving(shard) = &slot.status
+                && (&slot.entry.operator, slot.entry.start, slot.entry.end)
+                    == (&command.operator, command.start, command.end)
+            {
+                let barrier = v1::BarrierOp {
+                    checkpoint: command.checkpoint,
+                    round: command.round.clone(),
+                    base: command.base,
+                    coordinator_epoch: command.coordinator_epoch,
+                };
+                shard.snapshot(barrier).await;
+            }
+        }
+    }
+
+    /// The job of a name, as this server knows it.
+    pub fn job(&self, name: &str) -> Result<Arc<View>, Refused> {
+        let uid = self.names.get(name).map(|uid| uid.clone());
+        let job = uid.and_then(|uid| self.jobs.get(&uid).map(|job| job.view()));
+        job.ok_or_else(|| {
+            let message = format!("there is no job {name:?} on this server: create it, or ask the coordinator");
+            Refused::new(Reason::JobUnknown, message)
+        })
+    }
+
+    /// The job of a uid; a job of the same name made anew is another job.
+    pub fn job_of_uid(&self, name: &str, uid: &str) -> Result<Arc<View>, Refused> {
+        let view = self.job(name)?;
+        if view.uid == uid {
+            return Ok(view);
+        }
+        let message = format!("job {name:?} has uid {}, the request says {uid}: it was made anew", view.uid);
+        Err(Refused::new(Reason::JobUnknown, message))
+    }
+
+    /// All shards that serve, for health and metrics.
+    pub fn views(&self) -> Vec<Arc<View>> {
+        self.jobs.iter().map(|job| job.view()).collect()
+    }
+
+    /// Ends all shards' threads and closes their backends.
+    pub async fn stop(&self) {
+        let jobs: Vec<_> = self.jobs.iter().map(|job| job.clone()).collect();
+        for job in jobs {
+            job.stop().await;
+        }
+    }
+}
+
+impl View {
+    /// Approximate size of the job's state on this server, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |slot: &Slot| match &slot.status {
+            Status::Serving(shard) => shard.bytes(),
+            _ => 0,
+        };
+        self.slots.iter().map(bytes).sum()
+    }
+
+    /// Finds the shard of a range, exactly.
+    pub fn shard(&self, operator: &str, start: u32, end: u32, caller: &Caller) -> Result<Arc<Shard>, Refused> {
+        self.find(operator, caller, |entry| (entry.start, entry.end) == (start, end), || format!("[{start},{end})"))
+    }
+
+    /// Finds the shard of a key group.
+    pub fn shard_of(&self, operator: &str, group: KeyGroup, caller: &Caller) -> Result<Arc<Shard>, Refused> {
+        let group = u32::from(group.get());
+        self.find(operator, caller, |entry| (entry.start..entry.end).contains(&group), || format!("of {group}"))
+    }
+
+    /// The registered state of a name.
+    pub fn state(&self, operator: &str, name: &str) -> Result<&v1::RegisteredState, Refused> {
+        self.operator(operator)?;
+        let named = |state: &&v1::RegisteredState| {
+            state.operator == operator && state.descriptor.as_ref().is_some_and(|descriptor| descriptor.name == name)
+        };
+        self.states.iter().find(named).ok_or_else(|| {
+            let message = format!("operator {operator:?} of job {:?} has no state {name:?}: register it", self.name);
+            Refused::new(Reason::StateUnknown, message)
+        })
+    }
+
+    fn operator(&self, name: &str) -> Result<&v1::Operator, Refused> {
+        self.spec.operators.iter().find(|known| known.name == name).ok_or_else(|| {
+            Refused::new(Reason::OperatorUnknown, format!("job {:?} has no operator {name:?}", self.name))
+        })
+    }
+
+    fn find(
+        &self,
+        operator: &str,
+        caller: &Caller,
+        is_it: impl Fn(&v1::ShardEntry) -> bool,
+        name: impl Fn() -> String,
+    ) -> Result<Arc<Shard>, Refused> {
+        let known = self.operator(operator)?;
+        if known.access() != v1::Access::Shared && caller.generation != 0 && caller.generation < self.generation {
+            let message = format!("the job went back to checkpoint {}: join again", self.restored_checkpoint);
+            return Err(Refused::new(Reason::Rewound, message)
+                .with("generation", self.generation)
+                .with("checkpoint", self.restored_checkpoint));
+        }
+        match self.slots.iter().find(|slot| slot.entry.operator == operator && is_it(&slot.entry)) {
+            Some(Slot { status: Status::Serving(shard), .. }) => Ok(shard.clone()),
+            Some(Slot { status: Status::Restoring, .. }) => {
+                let message = format!("shard {operator} {} is being restored: retry in a moment", name());
+                Err(Refused::new(Reason::ShardRestoring, message))
+            }
+            Some(Slot { status: Status::Unavailable(refused), .. }) => Err(refused.clone()),
+            None => {
+                let message = format!("shard {operator} {} is not on this server: look up the routing", name());
+                Err(Refused::new(Reason::ShardMoved, message))
+            }
+        }
+    }
+}

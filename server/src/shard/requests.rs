@@ -1,0 +1,68 @@
+//! Request ids of unary writes: a retry within ten minutes is answered and not applied again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::storage::{TableId, Writes};
+
+/// How long an id is remembered, in milliseconds of the shard's clock.
+pub const WINDOW_MS: i64 = 600_000;
+/// Longest id, in bytes.
+pub const ID_BYTES_MAX: usize = 64;
+
+/// The ids of the last ten minutes.
+#[derive(Debug, Default)]
+pub struct RequestIds {
+    at: HashMap<String, i64>,
+    by_time: BTreeMap<(i64, String), ()>,
+}
+
+impl RequestIds {
+    /// True if a write with this id was applied.
+    pub fn known(&self, id: &str) -> bool {
+        self.at.contains_key(id)
+    }
+
+    /// Adds an id to a batch, and the removal of those that are too old.
+    pub fn store(&mut self, id: &str, now_ms: i64, writes: &mut Writes) {
+        writes.put(TableId::SHARD, &key(id), |out| out.extend_from_slice(&now_ms.to_be_bytes()));
+        while let Some(((at_ms, old), ())) = self.by_time.first_key_value() {
+            if now_ms.saturating_sub(*at_ms) <= WINDOW_MS {
+                break;
+            }
+            writes.delete(TableId::SHARD, &key(old));
+            self.at.remove(old);
+            self.by_time.pop_first();
+        }
+    }
+
+    /// Counts an id as applied: once it is stored.
+    pub fn applied(&mut self, id: &str, now_ms: i64) {
+        self.at.insert(id.to_owned(), now_ms);
+        self.by_time.insert((now_ms, id.to_owned()), ());
+    }
+}
+
+/// Reads a stored id.
+pub fn parse<'a>(key: &'a [u8], value: &[u8]) -> Option<(&'a str, i64)> {
+    let id = std::str::from_utf8(key.get(1..)?).ok()?;
+    Some((id, i64::from_be_bytes(value.try_into().ok()?)))
+}
+
+fn key(id: &str) -> Vec<u8> {
+    [b"r", id.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_known_for_ten_minutes() {
+        let mut requests = RequestIds::default();
+        requests.applied("a", 0);
+        requests.store("b", WINDOW_MS, &mut Writes::default());
+        assert!(requests.known("a"));
+        requests.store("c", WINDOW_MS + 1, &mut Writes::default());
+        assert!(!requests.known("a"));
+    }
+}

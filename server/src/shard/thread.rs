@@ -1,0 +1,283 @@
+//! The bridge: a thread per shard, which owns the shard's [`Core`] and does its requests one after the
+//! other. Async above, blocking below; RocksDB never holds up another task of the runtime.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use bytes::Bytes;
+use forebay_proto::{key_group::KeyGroupRange, reason::Refused, v1};
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+use v1::ErrorReason as Reason;
+
+use super::{
+    core::{Batch, Core, Done, Moment, Snapshot},
+    gate::{self, Caller, Rights},
+    lanes::LaneId,
+    states::States,
+};
+use crate::lease::{Lease, wall_ms};
+
+/// Requests that may wait for a shard.
+const QUEUE: usize = 256;
+/// Writers that may wait for a checkpoint of a shard.
+const WAITING_MAX: usize = 1024;
+/// How the process ends when a write failed halfway: only a new start that reads the log knows more.
+const EXIT_STORAGE_FAILED: i32 = 74;
+
+/// Where an answer goes.
+pub type Reply<T> = Box<dyn FnOnce(Result<T, Refused>) + Send>;
+
+#[expect(clippy::large_enum_variant, reason = "a batch is the usual message: boxing it would allocate on the hot path")]
+enum Message {
+    OpenLane { caller: Caller, open: v1::OpenLane, principal: String, reply: Reply<v1::LaneOpened> },
+    CloseLane(LaneId),
+    Batch { batch: Batch, reply: Reply<Done> },
+    Page { state: u32, after: Vec<u8>, limit: usize, reply: Reply<Vec<(Vec<u8>, Bytes)>> },
+    Snapshot(v1::BarrierOp),
+    Completed(u64),
+    AwaitDurable { lane: LaneId, seq: u64, reply: Reply<u64> },
+    Update { rights: Rights, states: States, lapses: u64, done: oneshot::Sender<()> },
+    Detach(u64),
+    Stop,
+}
+
+/// A serving shard.
+#[derive(Debug)]
+pub struct Shard {
+    range: KeyGroupRange,
+    queue: mpsc::Sender<Message>,
+    bytes: Arc<AtomicU64>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shard {
+    /// Gives a core its thread. Snapshots that barriers take go to `snapshots`.
+    pub fn start(
+        range: KeyGroupRange,
+        core: Core,
+        (lease, lapses): (Arc<Lease>, u64),
+        snapshots: mpsc::UnboundedSender<Snapshot>,
+    ) -> std::io::Result<Self> {
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let bytes = Arc::new(AtomicU64::new(core.bytes()));
+        let size = bytes.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{}", range.start()))
+            .spawn(move || Worker { core, lease, lapses, snapshots, size, waiting: Vec::new() }.run(requests))?;
+        Ok(Self { range, queue, bytes, thread: std::sync::Mutex::new(Some(thread)) })
+    }
+
+    /// The shard's range.
+    pub fn range(&self) -> KeyGroupRange {
+        self.range
+    }
+
+    /// Approximate size in bytes, as of the last snapshot.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Opens or attaches a lane.
+    pub async fn open_lane(&self, caller: Caller, open: v1::OpenLane, principal: String, reply: Reply<v1::LaneOpened>) {
+        self.send(Message::OpenLane { caller, open, principal, reply }).await;
+    }
+
+    /// Ends a lane.
+    pub async fn close_lane(&self, lane: LaneId) {
+        self.send(Message::CloseLane(lane)).await;
+    }
+
+    /// Does a batch; waits only for room in the queue, not for the answer.
+    pub async fn batch(&self, batch: Batch, reply: Reply<Done>) {
+        self.send(Message::Batch { batch, reply }).await;
+    }
+
+    /// Does a batch and waits for the answer.
+    pub async fn ask(&self, batch: Batch) -> Result<Done, Refused> {
+        let (reply, answer) = reply();
+        self.batch(batch, reply).await;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Reads a page of rows.
+    pub async fn page(&self, state: u32, after: Vec<u8>, limit: usize) -> Result<Vec<(Vec<u8>, Bytes)>, Refused> {
+        let (reply, answer) = reply();
+        self.send(Message::Page { state, after, limit, reply }).await;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Tells that a checkpoint is complete.
+    pub async fn completed(&self, checkpoint: u64) {
+        self.send(Message::Completed(checkpoint)).await;
+    }
+
+    /// Waits until a batch of a lane is in a completed checkpoint, and returns the checkpoint.
+    pub async fn await_durable(&self, lane: LaneId, seq: u64) -> Result<u64, Refused> {
+        let (reply, answer) = reply();
+        self.send(Message::AwaitDurable { lane, seq, reply }).await;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Freezes the shard by command.
+    pub async fn snapshot(&self, barrier: v1::BarrierOp) {
+        self.send(Message::Snapshot(barrier)).await;
+    }
+
+    /// Takes up new rights and states; they are in force when this returns.
+    pub async fn update(&self, rights: Rights, states: States, lapses: u64) {
+        let (done, taken_up) = oneshot::channel();
+        self.send(Message::Update { rights, states, lapses, done }).await;
+        // An error means that the thread has stopped, and then no request is served under any rights.
+        taken_up.await.ok();
+    }
+
+    /// Tells that a stream has ended.
+    pub async fn detach(&self, stream: u64) {
+        self.send(Message::Detach(stream)).await;
+    }
+
+    /// Ends the thread and waits until the backend is closed.
+    pub async fn stop(&self) {
+        self.send(Message::Stop).await;
+        let thread = self.thread.lock().expect("no panics under this lock").take();
+        if let Some(thread) = thread {
+            tokio::task::spawn_blocking(move || thread.join().ok()).await.ok();
+        }
+    }
+
+    async fn send(&self, message: Message) {
+        if let Err(mpsc::error::SendError(message)) = self.queue.send(message).await {
+            message.refuse();
+        }
+    }
+}
+
+impl Message {
+    fn refuse(self) {
+        match self {
+            Self::OpenLane { reply, .. } => reply(Err(stopped())),
+            Self::Batch { reply, .. } => reply(Err(stopped())),
+            Self::Page { reply, .. } => reply(Err(stopped())),
+            Self::AwaitDurable { reply, .. } => reply(Err(stopped())),
+            Self::CloseLane(_)
+            | Self::Snapshot(_)
+            | Self::Completed(_)
+            | Self::Update { .. }
+            | Self::Detach(_)
+            | Self::Stop => {}
+        }
+    }
+}
+
+/// A reply that a caller can wait for.
+fn reply<T: Send + 'static>() -> (Reply<T>, oneshot::Receiver<Result<T, Refused>>) {
+    let (sender, receiver) = oneshot::channel();
+    (Box::new(move |result| drop(sender.send(result))), receiver)
+}
+
+fn stopped() -> Refused {
+    Refused::new(Reason::ShardMoved, "the shard has left this server: look up the routing again")
+}
+
+struct Worker {
+    core: Core,
+    lease: Arc<Lease>,
+    /// The lease's count when the shard was last wanted here.
+    lapses: u64,
+    snapshots: mpsc::UnboundedSender<Snapshot>,
+    size: Arc<AtomicU64>,
+    /// Writers that wait for a checkpoint.
+    waiting: Vec<(LaneId, u64, Reply<u64>)>,
+}
+
+impl Worker {
+    fn run(mut self, mut requests: mpsc::Receiver<Message>) {
+        while let Some(message) = requests.blocking_recv() {
+            match message {
+                Message::Stop => {
+                    requests.close();
+                    while let Ok(late) = requests.try_recv() {
+                        late.refuse();
+                    }
+                    return;
+                }
+                message => self.handle(message),
+            }
+            if let Some(cause) = self.core.failed() {
+                error!(cause, "a write failed and its outcome is open: ending the process");
+                std::process::exit(EXIT_STORAGE_FAILED);
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        let moment = Moment { wall_ms: wall_ms(), lease: self.lease.valid_since(self.lapses) };
+        match message {
+            Message::OpenLane { caller, open, principal, reply } => {
+                let fresh = LaneId(*uuid::Uuid::new_v4().as_bytes());
+                reply(self.core.open_lane(&caller, &open, &principal, fresh, moment));
+            }
+            Message::CloseLane(lane) => drop(self.core.close_lane(lane)),
+            Message::Batch { batch, reply } => {
+                let mut result = self.core.batch(&batch, moment);
+                if let Ok(done) = &mut result
+                    && let Some(snapshot) = done.snapshot.take()
+                {
+                    self.take_snapshot(snapshot);
+                }
+                // A write that failed halfway is not answered: the process is about to end.
+                if self.core.failed().is_none() {
+                    reply(result.and_then(|done| gate::own_right(self.lease.valid_since(self.lapses)).map(|()| done)));
+                }
+            }
+            Message::Page { state, after, limit, reply } => {
+                let page = gate::own_right(moment.lease).and_then(|()| self.core.page(state, &after, limit));
+                reply(page);
+            }
+            Message::Snapshot(barrier) => {
+                let snapshot = self.core.snapshot(barrier);
+                self.take_snapshot(snapshot);
+            }
+            Message::Completed(checkpoint) => {
+                self.core.checkpoint_completed(checkpoint);
+                self.answer_waiting();
+            }
+            Message::AwaitDurable { reply, .. } if self.waiting.len() >= WAITING_MAX => {
+                let message = format!("{WAITING_MAX} writers of the shard wait for a checkpoint already");
+                reply(Err(Refused::new(Reason::Overloaded, message)));
+            }
+            Message::AwaitDurable { lane, seq, reply } => {
+                self.waiting.push((lane, seq, reply));
+                self.answer_waiting();
+            }
+            Message::Update { rights, states, lapses, done } => {
+                self.lapses = lapses;
+                self.core.update(rights, states);
+                done.send(()).ok();
+            }
+            Message::Detach(stream) => self.core.detach(stream),
+            Message::Stop => {}
+        }
+    }
+
+    fn answer_waiting(&mut self) {
+        for (lane, seq, reply) in std::mem::take(&mut self.waiting) {
+            match self.core.durable(lane, seq).transpose() {
+                Some(answer) => reply(answer),
+                None => self.waiting.push((lane, seq, reply)),
+            }
+        }
+    }
+
+    fn take_snapshot(&self, snapshot: Snapshot) {
+        self.size.store(self.core.bytes(), Ordering::Relaxed);
+        // An error means that the server is shutting down: the round is aborted by the coordinator.
+        self.snapshots.send(snapshot).ok();
+    }
+}

@@ -1,0 +1,184 @@
+//! The memory backend: ordered persistent maps, one per table.
+//!
+//! A freeze clones the roots of the maps; a later write copies only the nodes on its path that the
+//! frozen maps still share. What is durable of it is what its snapshots' file (`memory.rows`) holds.
+//!
+//! Invariant: keys and rows are copied out of the batch, never slices of it, so no row pins a request.
+
+mod file;
+mod key;
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use imbl::OrdMap;
+
+use super::{Backend, Error, Frozen, FrozenFile, Logging, Result, Table, TableId, Visitor, Write, Writes, merge};
+use key::Key;
+
+/// What an entry takes beside its key and row: two handles and its share of the nodes.
+const ENTRY_BYTES: u64 = 96;
+
+/// A backend in memory, for tests and small state.
+pub struct MemoryBackend {
+    path: PathBuf,
+    tables: Tables,
+    bytes: u64,
+}
+
+type Tables = BTreeMap<TableId, Rows>;
+
+#[derive(Clone)]
+struct Rows {
+    table: Table,
+    map: OrdMap<Key, Bytes>,
+}
+
+impl MemoryBackend {
+    /// Creates a backend with nothing in it but an empty [`TableId::SHARD`].
+    pub fn new() -> Self {
+        Self::with(PathBuf::from("memory"), Tables::new())
+    }
+
+    /// Opens the snapshot whose files are in `dir`; without its file `memory.rows` it is empty.
+    ///
+    /// A file that is not whole and intact is refused as [`Error::Corrupt`].
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(file::NAME);
+        let tables = if path.exists() { file::read(&path)? } else { Tables::new() };
+        Ok(Self::with(path, tables))
+    }
+
+    fn with(path: PathBuf, mut tables: Tables) -> Self {
+        tables.entry(TableId::SHARD).or_insert_with(|| Rows::new(Table { id: TableId::SHARD, merge: None }));
+        let rows = tables.values().flat_map(|rows| &rows.map);
+        let bytes = rows.map(|(key, row)| entry_bytes(key, row)).sum();
+        Self { path, tables, bytes }
+    }
+
+    fn rows(&self, table: TableId) -> Result<&Rows> {
+        self.tables.get(&table).ok_or(Error::NoTable(table))
+    }
+
+    fn apply(&mut self, write: Write<'_>) -> Result<()> {
+        let table = write.table();
+        let rows = self.tables.get_mut(&table).ok_or(Error::NoTable(table))?;
+        match write {
+            Write::Put { key, value, .. } => rows.put(&mut self.bytes, key, Bytes::copy_from_slice(value)),
+            Write::Merge { key, value, .. } => {
+                let refused = Error::Refused { table, detail: "merge into a table without a merge function" };
+                let function = rows.table.merge.ok_or(refused)?;
+                let existing = rows.map.get(key).map(|row| &row[..]);
+                let row = merge::fold(function, existing, [value])
+                    .map_err(|err| Error::corrupt(&self.path, format!("row of table {table}: {err}")))?;
+                rows.put(&mut self.bytes, key, Bytes::from(row));
+            }
+            Write::Delete { key, .. } => rows.remove(&mut self.bytes, key),
+            Write::DeleteRange { start, end, .. } => {
+                let keys: Vec<Key> = rows.range(start, end).map(|(key, _)| key.clone()).collect();
+                for key in keys {
+                    rows.remove(&mut self.bytes, &key);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Backend for MemoryBackend {
+    fn create_table(&mut self, table: Table) -> Result<()> {
+        self.tables.entry(table.id).or_insert_with(|| Rows::new(table));
+        Ok(())
+    }
+
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.rows(table)?.map.get(key).cloned())
+    }
+
+    fn multi_get(&self, table: TableId, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
+        let rows = self.rows(table)?;
+        Ok(keys.iter().map(|key| rows.map.get(*key).cloned()).collect())
+    }
+
+    fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
+        // A break is the visitor's wish, not a failure.
+        let _ = self.rows(table)?.range(start, end).try_for_each(|(key, row)| visit(key, row));
+        Ok(())
+    }
+
+    fn write(&mut self, writes: &Writes, _logging: Logging) -> Result<()> {
+        writes.check(|id| self.tables.get(&id).map(|rows| rows.table))?;
+        writes.iter().try_for_each(|write| self.apply(write))
+    }
+
+    fn freeze(&mut self) -> Result<Box<dyn Frozen>> {
+        Ok(Box::new(FrozenRows { tables: self.tables.clone() }))
+    }
+
+    fn tables(&self) -> Vec<TableId> {
+        self.tables.keys().copied().collect()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Rows {
+    fn new(table: Table) -> Self {
+        Self { table, map: OrdMap::new() }
+    }
+
+    fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Key, &Bytes)> {
+        // A range that ends before it starts is empty to us, but a panic to the map.
+        let end = if end < start { start } else { end };
+        self.map.range::<_, [u8]>((Bound::Included(start), Bound::Excluded(end)))
+    }
+
+    fn put(&mut self, bytes: &mut u64, key: &[u8], row: Bytes) {
+        if let Some(slot) = self.map.get_mut(key) {
+            *bytes = bytes.saturating_sub(entry_bytes(key, slot)) + entry_bytes(key, &row);
+            *slot = row;
+        } else {
+            *bytes += entry_bytes(key, &row);
+            self.map.insert(Key::from(key), row);
+        }
+    }
+
+    fn remove(&mut self, bytes: &mut u64, key: &[u8]) {
+        if let Some(row) = self.map.remove(key) {
+            *bytes = bytes.saturating_sub(entry_bytes(key, &row));
+        }
+    }
+}
+
+fn entry_bytes(key: &[u8], row: &[u8]) -> u64 {
+    (key.len() + row.len()) as u64 + ENTRY_BYTES
+}
+
+struct FrozenRows {
+    tables: Tables,
+}
+
+impl Frozen for FrozenRows {
+    fn write_files(self: Box<Self>, dir: &Path) -> Result<Vec<FrozenFile>> {
+        let length = file::write(dir, &self.tables)?;
+        Ok(vec![FrozenFile {
+            name: file::NAME.to_owned(),
+            length,
+            immutable_id: None,
+            smallest_key: Bytes::new(),
+            largest_key: Bytes::new(),
+        }])
+    }
+}

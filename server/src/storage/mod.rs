@@ -1,0 +1,185 @@
+//! Storage: where one shard keeps its bytes.
+//!
+//! A [`Backend`] is synchronous and knows neither gRPC nor object stores nor what a row means beyond
+//! its header ([`row`]). [`MemoryBackend`] serves tests and small state, [`RocksBackend`] the rest;
+//! `conformance` holds both to the same behaviour.
+//!
+//! Invariants: a key starts with its key group (u16, big endian), so a key group is one contiguous
+//! range of a table. The files of a [`Frozen`] snapshot, put into an empty directory, are a backend
+//! that opens with exactly the frozen content: a restore is an open.
+
+mod config;
+pub mod conformance;
+mod memory;
+pub mod merge;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+pub mod row;
+mod writes;
+
+use std::{
+    io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use forebay_proto::merge::MergeFunction;
+
+pub use config::RocksConfig;
+pub use memory::MemoryBackend;
+#[cfg(feature = "rocksdb")]
+pub use rocks::{RocksBackend, RocksShared, WalTolerance};
+pub use writes::{Write, Writes};
+
+/// Why a backend failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk has no room left; reads go on.
+    #[error("disk full at {path}: free space or enlarge the volume")]
+    DiskFull {
+        /// The backend's directory.
+        path: PathBuf,
+    },
+    /// A file of the backend is damaged or missing.
+    #[error("storage at {path} is damaged: {detail}")]
+    Corrupt {
+        /// The backend's directory.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// A table that was never created.
+    #[error("table {0} does not exist")]
+    NoTable(TableId),
+    /// A write that breaks a rule of its table; nothing of its batch was applied.
+    #[error("write to table {table} refused: {detail}")]
+    Refused {
+        /// The table.
+        table: TableId,
+        /// The rule.
+        detail: &'static str,
+    },
+    /// Any other failure of the disk or of the engine.
+    #[error("storage at {path} failed: {detail}")]
+    Io {
+        /// The backend's directory.
+        path: PathBuf,
+        /// What the engine said.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// Makes the error of a failed file operation of the backend at `path`.
+    fn io(path: &Path, doing: &str, source: &io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { path, detail: format!("{doing}: {source}") },
+        }
+    }
+
+    /// Makes the error of a backend at `path` that holds something it should not.
+    fn corrupt(path: &Path, detail: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.to_path_buf(), detail: detail.into() }
+    }
+}
+
+/// The result of a storage operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A table of a backend: one per state, and [`TableId::SHARD`] for what belongs to the shard as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId(pub u32);
+
+impl TableId {
+    /// Lanes, counters, clocks and positions of the shard; rows without a header.
+    pub const SHARD: Self = Self(0);
+}
+
+impl std::fmt::Display for TableId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A table and how its merges are folded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// The table.
+    pub id: TableId,
+    /// The function that [`Writes::merge`] folds with; `None` if the table takes no merges.
+    pub merge: Option<MergeFunction>,
+}
+
+/// What a scan calls with each key and row.
+pub type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// How far a write has got when [`Backend::write`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Logging {
+    /// In memory only.
+    None,
+    /// In the operating system's hands: survives the death of the process.
+    Buffered,
+    /// On the disk: survives loss of power.
+    Synced,
+}
+
+/// The bytes of one shard. Used by one thread at a time.
+///
+/// A `write` is atomic: after a crash all of it is there or none of it. Reads see every write before
+/// them. Keys of a table are in byte order.
+pub trait Backend: Send {
+    /// Creates a table; one that exists already is left as it is.
+    fn create_table(&mut self, table: Table) -> Result<()>;
+
+    /// Returns a row; an absent key is `None`, never an error.
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// Returns several rows of a table, in the order asked.
+    fn multi_get(&self, table: TableId, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
+        keys.iter().map(|key| self.get(table, key)).collect()
+    }
+
+    /// Visits the rows with `start <= key < end` in order, until the visitor breaks.
+    fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()>;
+
+    /// Applies a batch in its order. In a table with a merge function every row put or merged carries a
+    /// valid header; in one without there are no merges. A batch against these rules is refused whole.
+    fn write(&mut self, writes: &Writes, logging: Logging) -> Result<()>;
+
+    /// Freezes the present content, in time that does not depend on its size (but for unlogged RocksDB,
+    /// which flushes). Later writes are not in it.
+    fn freeze(&mut self) -> Result<Box<dyn Frozen>>;
+
+    /// Tables that exist, [`TableId::SHARD`] among them.
+    fn tables(&self) -> Vec<TableId>;
+
+    /// Approximate size in bytes, on disk or in memory.
+    fn bytes(&self) -> u64;
+}
+
+/// A frozen content, to be turned into files away from the shard's own work.
+pub trait Frozen: Send {
+    /// Puts the files of the snapshot into `dir`, an empty directory, by hard links where it can, and
+    /// lists them. Dropping a `Frozen` instead releases what it holds.
+    fn write_files(self: Box<Self>, dir: &Path) -> Result<Vec<FrozenFile>>;
+}
+
+/// A file of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrozenFile {
+    /// Name in the snapshot's directory; never with a separator.
+    pub name: String,
+    /// Length in bytes.
+    pub length: u64,
+    /// For a file that never changes once written (an SST): an identity that no other content ever
+    /// has, made of database id, session id and original file number.
+    pub immutable_id: Option<String>,
+    /// Smallest key of an SST.
+    pub smallest_key: Bytes,
+    /// Largest key of an SST.
+    pub largest_key: Bytes,
+}

@@ -1,0 +1,140 @@
+//! How a RocksDB is opened: the options, and what the shards of a process share.
+//!
+//! Invariant: every column family is opened with the options of its own table, never with defaults,
+//! which lack the bloom filter (half the speed of reads) and the merge operator (no reads at all).
+
+use std::sync::Arc;
+
+use forebay_proto::merge::MergeFunction;
+use rocksdb::{
+    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel, MergeOperands, Options,
+    WriteBufferManager,
+};
+
+use super::{super::RocksConfig, WalTolerance};
+use crate::storage::{Error, Result, merge};
+
+/// Format of new SSTs; pinned, because [`sst`](super::sst) reads it.
+const SST_FORMAT: i32 = 7;
+/// A new arena takes this much at once; small, for most of many tables are nearly empty.
+const ARENA_BYTES: usize = 64 << 10;
+/// Operands of one key in the write buffer before they are folded there, which bounds what a read folds.
+const OPERANDS_MAX: usize = 16;
+
+/// What the RocksDB backends of a process share: block cache, write buffers, threads.
+pub struct RocksShared {
+    config: RocksConfig,
+    cache: Cache,
+    write_buffers: WriteBufferManager,
+    env: Env,
+}
+
+impl RocksShared {
+    /// Creates it; once for a process.
+    pub fn new(config: &RocksConfig) -> Result<Arc<Self>> {
+        let failed = |err: rocksdb::Error| Error::Io { path: "rocksdb".into(), detail: err.into_string() };
+        let mut env = Env::new().map_err(failed)?;
+        let threads = i32::from(config.background_threads.max(1));
+        env.set_low_priority_background_threads(threads);
+        env.set_high_priority_background_threads((threads / 2).max(1));
+        Ok(Arc::new(Self {
+            config: config.clone(),
+            cache: Cache::new_hyper_clock_cache(bytes(config.block_cache_bytes), 0),
+            write_buffers: WriteBufferManager::new_write_buffer_manager(bytes(config.write_buffer_bytes), false),
+            env,
+        }))
+    }
+
+    /// Bytes in the block cache at present.
+    pub fn block_cache_used(&self) -> usize {
+        self.cache.get_usage()
+    }
+
+    /// Bytes of unflushed writes at present.
+    pub fn write_buffer_used(&self) -> usize {
+        self.write_buffers.get_usage()
+    }
+
+    /// Room that the flush of one table may need.
+    pub(super) fn flush_bytes(&self) -> u64 {
+        self.config.table_write_buffer_bytes.0
+    }
+
+    /// Options of a database.
+    pub(super) fn database(&self, logged: bool, tolerance: WalTolerance, exists: bool) -> Options {
+        let mut options = Options::default();
+        // Not if there is one: a lost CURRENT file must not become an empty database.
+        options.create_if_missing(!exists);
+        options.create_missing_column_families(true);
+        options.set_env(&self.env);
+        options.set_write_buffer_manager(&self.write_buffers);
+        options.set_max_background_jobs(i32::from(self.config.background_threads.max(1)) + 1);
+        options.set_paranoid_checks(true);
+        options.set_track_and_verify_wals_in_manifest(true);
+        options.set_wal_recovery_mode(match tolerance {
+            WalTolerance::Tail => DBRecoveryMode::TolerateCorruptedTailRecords,
+            WalTolerance::None => DBRecoveryMode::AbsoluteConsistency,
+        });
+        options.set_max_total_wal_size(self.config.log_bytes_max.0);
+        // Without a log the files alone must be one moment of all tables.
+        options.set_atomic_flush(!logged);
+        // A log makes the flush needless; without one nothing is promised after a close.
+        options.set_avoid_flush_during_shutdown(true);
+        // One thread writes, and folding operands in the write buffer needs it to be so.
+        options.set_allow_concurrent_memtable_write(false);
+        options.set_bytes_per_sync(1 << 20);
+        options.set_skip_stats_update_on_db_open(true);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        options.set_manifest_preallocation_size(64 << 10);
+        options.set_max_manifest_file_size(4 << 20);
+        options.set_log_level(LogLevel::Warn);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(1 << 20);
+        options
+    }
+
+    /// Options of a table's column family.
+    pub(super) fn table(&self, merge: Option<MergeFunction>) -> Options {
+        let mut options = Options::default();
+        options.set_write_buffer_size(bytes(self.config.table_write_buffer_bytes));
+        options.set_arena_block_size(ARENA_BYTES);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_target_file_size_base(32 << 20);
+        options.set_max_bytes_for_level_base(128 << 20);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_bottommost_compression_type(DBCompressionType::Zstd);
+        options.set_block_based_table_factory(&self.blocks());
+        if let Some(function) = merge {
+            set_merge(&mut options, function);
+        }
+        options
+    }
+
+    fn blocks(&self) -> BlockBasedOptions {
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(&self.cache);
+        blocks.set_format_version(SST_FORMAT);
+        blocks.set_bloom_filter(10.0, false);
+        blocks.set_whole_key_filtering(true);
+        blocks.set_optimize_filters_for_memory(true);
+        // So that one budget holds for everything that grows with the data.
+        blocks.set_cache_index_and_filter_blocks(true);
+        blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+        blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        blocks
+    }
+}
+
+fn set_merge(options: &mut Options, function: MergeFunction) {
+    let fold = move |_: &[u8], existing: Option<&[u8]>, operands: &MergeOperands| {
+        merge::fold(function, existing, operands.iter()).ok()
+    };
+    let join = move |_: &[u8], _: Option<&[u8]>, operands: &MergeOperands| merge::join(function, operands.iter());
+    options.set_merge_operator(format!("forebay.{function}").as_str(), fold, join);
+    options.set_max_successive_merges(OPERANDS_MAX);
+}
+
+fn bytes(size: bytesize::ByteSize) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}

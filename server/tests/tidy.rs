@@ -1,0 +1,149 @@
+//! Rules about the sources that a reader would otherwise have to remember: the arrows between modules,
+//! which files are pure, how long files are.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each module of the server and the modules it may use. Nothing points back.
+const ARROWS: [(&str, &[&str]); 8] = [
+    ("storage", &[]),
+    ("checkpoint", &[]),
+    ("lease", &[]),
+    ("seeded", &[]),
+    ("telemetry", &[]),
+    ("shard", &["storage", "checkpoint", "lease", "seeded"]),
+    ("coordinator", &["checkpoint", "lease", "seeded"]),
+    ("grpc", &["shard", "coordinator", "lease"]),
+];
+
+/// Files that decide and do nothing: no I/O, no clock, no task.
+const PURE: [&str; 16] = [
+    "shard/core.rs",
+    "shard/durable.rs",
+    "shard/gate.rs",
+    "shard/key.rs",
+    "shard/lanes.rs",
+    "shard/place.rs",
+    "shard/requests.rs",
+    "shard/states.rs",
+    "coordinator/assign.rs",
+    "coordinator/machine.rs",
+    "coordinator/machine/rounds.rs",
+    "coordinator/machine/tell.rs",
+    "coordinator/members.rs",
+    "coordinator/plan.rs",
+    "coordinator/round.rs",
+    "coordinator/spec.rs",
+];
+
+const IMPURE: [&str; 8] =
+    ["tokio", "std::time", "std::fs", "SystemTime", "Instant::now", "rand::", "lease::", "Uuid::new"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn module_of(path: &Path) -> String {
+    let first = path.strip_prefix(root()).unwrap().components().next().unwrap();
+    first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// The code of a file, without its tests and comments.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The modules that a file names behind `crate::`, alone or in a list.
+fn modules_named(code: &str) -> Vec<String> {
+    let mut named = Vec::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            None => named.push(after.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned()),
+            Some(list) => {
+                let mut depth = 0;
+                let mut word = String::new();
+                for c in list.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => named.push(std::mem::take(&mut word)),
+                        c if depth == 0 && !c.is_whitespace() => word.push(c),
+                        _ => {}
+                    }
+                }
+                named.push(word);
+                named.iter_mut().for_each(|path| path.truncate(path.find(':').unwrap_or(path.len())));
+            }
+        }
+    }
+    named
+}
+
+#[test]
+fn arrows_between_modules_run_one_way() {
+    let mut wrong = Vec::new();
+    for path in sources(&root()) {
+        let module = module_of(&path);
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == module) else { continue };
+        for named in modules_named(&code(&path)) {
+            let is_module = ARROWS.iter().any(|(name, _)| *name == named);
+            if is_module && named != module && !allowed.contains(&named.as_str()) {
+                wrong.push(format!("{} uses {named}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_arrow_test_sees_modules_in_lists() {
+    let named = modules_named("use crate::{\n    grpc::{self, Served},\n    lease::Lease,\n};\ncrate::shard::core");
+    assert_eq!(named, ["grpc", "lease", "shard"]);
+}
+
+#[test]
+fn only_the_edge_names_tonic() {
+    for path in sources(&root()) {
+        let names_tonic = code(&path).contains("tonic::");
+        assert!(!names_tonic || module_of(&path) == "grpc", "{} names tonic", path.display());
+    }
+}
+
+#[test]
+fn pure_files_have_no_clock_no_task_and_no_files() {
+    for name in PURE {
+        let code = code(&root().join(name));
+        for word in IMPURE {
+            assert!(!code.contains(word), "{name} is pure but names {word}");
+        }
+    }
+}
+
+#[test]
+fn every_file_can_be_read_in_one_sitting() {
+    let workspace = root().parent().unwrap().parent().unwrap().to_owned();
+    for folder in ["proto/src", "server/src", "client", "integration-tests"] {
+        for path in sources(&workspace.join(folder)) {
+            let lines = fs::read_to_string(&path).unwrap().lines().count();
+            assert!(lines <= 600, "{} has {lines} lines: one idea a file", path.display());
+        }
+    }
+}
