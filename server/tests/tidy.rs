@@ -91,6 +91,7 @@ fn modules_named(code: &str) -> Vec<String> {
                 }
                 named.push(word);
                 named.iter_mut().for_each(|path| path.truncate(path.find(':').unwrap_or(path.len())));
+                named.retain(|path| !path.is_empty());
             }
         }
     }
