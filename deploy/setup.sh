@@ -53,12 +53,13 @@ rocksdb() {
         build=$lib.build.$$
         mkdir -p "$build"
         grep -v -x -e util/build_version.cc -e '' "$sys/rocksdb_lib_sources.txt" |
-            sed 's/.*/#include "&"/' | split -n l/16 -d --additional-suffix=.cc - "$build/part"
+            sed 's/.*/#include "&"/' >"$build/all"
+        split -n l/16 -d --additional-suffix=.cc "$build/all" "$build/part" # older ones cannot cut a pipe
         echo '#include "build_version.cc"' >"$build/version.cc"
         find "$build" -name '*.cc' | sort | xargs -P "$(nproc)" -I{} g++ $flags \
             "-I$sys/rocksdb/include" "-I$sys/rocksdb" "-I$sys" "-I$lz4" "-I$zstd" -c {} -o {}.o
         ar rcs "$build/librocksdb.a" "$build"/*.o
-        rm "$build"/*.o "$build"/*.cc
+        rm "$build"/all "$build"/*.o "$build"/*.cc
         ln -sfn "$sys/rocksdb/include" "$build/include"
         mv -T "$build" "$lib" 2>/dev/null || rm -rf "$build"
     fi
