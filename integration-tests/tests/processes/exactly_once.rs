@@ -251,3 +251,28 @@ async fn stream_of_generation(api: &Api, job: &Job, generation: u64) -> Option<E
     };
     stream.open_lane(open).await.unwrap().err().map(|refusal| refusal.reason())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_lacks_what_it_acknowledged_serves_nothing_more_and_goes_back_to_its_checkpoint() {
+    let forebay = Forebay::dev().await;
+    let api = forebay.api();
+    let mut job = shared(&api).await;
+    let before = job.routes[0].clone();
+    let mut stream = Stream::open(&api, &job.info).await.unwrap();
+    let lane = stream.lane(&before, 0).await.unwrap();
+    stream.write(&lane, 1, append(&job.states[0], b"N1", b"in the checkpoint")).await.unwrap().unwrap();
+    api.checkpoint("job").await.unwrap();
+    stream.write(&lane, 2, append(&job.states[0], b"N1", b"behind it")).await.unwrap().unwrap();
+
+    let refusal = stream.attach("op", &lane, 5).await.unwrap().unwrap_err();
+    assert_eq!(refusal.reason(), ErrorReason::ShardLost);
+    assert!(refusal.message.contains("batch 5") && refusal.message.contains("at 2"), "{}", refusal.message);
+
+    eventually("the shard goes back", || async {
+        let entry = api.describe("job").await.ok()?.shards.swap_remove(0).entry?;
+        (entry.incarnation == before.incarnation + 1 && entry.established).then_some(())
+    })
+    .await;
+    job.refresh(&api).await;
+    assert_eq!(legs(&api, &job).await, ["in the checkpoint"]);
+}

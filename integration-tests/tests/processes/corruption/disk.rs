@@ -63,3 +63,29 @@ async fn a_torn_tail_of_a_log_is_no_damage() {
     assert_eq!(scene.job.routes[0].incarnation, before);
     assert_eq!(scene.api.digest("job").await.unwrap(), scene.digest, "all but the torn record is there");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_of_a_local_copy_that_cannot_be_read_makes_the_shard_go_back_to_what_the_store_holds() {
+    // The length is right and the files open: only who reads the rows finds out.
+    let mut found = Vec::new();
+    for table in 0..3 {
+        let mut scene = scene(Setup::dev(), v1::Durability::None).await;
+        scene.forebay.kill().await;
+        let files = files_below(&scene.forebay.setup().data().join("jobs"));
+        let is_table =
+            |path: &&PathBuf| path.to_str().unwrap().contains("/copies/") && path.to_str().unwrap().ends_with(".sst");
+        let tables: Vec<_> = files.iter().filter(is_table).collect();
+        assert_eq!(tables.len(), 3, "the shard's own and one per state: {files:#?}");
+        let mut bytes = fs::read(tables[table]).unwrap();
+        bytes[8] ^= 0x10;
+        fs::write(tables[table], bytes).unwrap();
+        scene.forebay.restart().await;
+        eventually("all rows can be read", || async { scene.api.digest("job").await.ok() }).await;
+        scene.restored().await;
+        let said = scene.forebay.process().stderr();
+        assert!(said.contains("orruption: block checksum mismatch"), "{said}");
+        found.push(if said.contains("shard is lost") { "by a reader" } else { "at the open" });
+    }
+    found.sort_unstable();
+    assert_eq!(found, ["at the open", "by a reader", "by a reader"]);
+}

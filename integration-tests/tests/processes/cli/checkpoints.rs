@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::ctl::Ctl;
+use super::ctl::Ctl;
 
 async fn shared() -> Ctl {
     let ctl = Ctl::start().await;

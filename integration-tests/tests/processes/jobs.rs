@@ -3,8 +3,8 @@
 #![cfg(feature = "rocksdb")]
 
 use forebay_integration_tests::harness::{
-    Api, Cluster, Forebay, Job, JobBuilder, Setup, Stream, append, eventually, list, raw, reason, reducing, value,
-    within,
+    Api, Cluster, Forebay, Job, JobBuilder, Setup, Stream, address, append, eventually, list, raw, reason, reducing,
+    value, within,
 };
 use forebay_proto::v1::{self, ErrorReason};
 
@@ -204,5 +204,36 @@ async fn a_job_is_created_once_and_not_twice_with_other_settings() {
         let again = within("a registration of the same is answered", api.register("job", "op", states.to_vec())).await;
         assert_eq!(again.unwrap(), job.states, "{round}");
         api.checkpoint("job").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_created_is_known_to_its_server_at_once() {
+    let forebay = Forebay::dev().await;
+    let api = forebay.api();
+    for number in 0..10 {
+        let name = format!("job-{number}");
+        api.create(JobBuilder::shared(&name, 2).build()).await.unwrap();
+        let status = api.get(address(&name, "op", "absent", "key")).await.unwrap_err();
+        assert_eq!(reason(&status), ErrorReason::StateUnknown, "{status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_are_incremental_unless_the_job_says_otherwise() {
+    let forebay = Forebay::dev().await;
+    let api = forebay.api();
+    for (name, incremental) in [("unsaid", None), ("on", Some(true)), ("off", Some(false))] {
+        let settings = |spec: &mut v1::JobSpec| {
+            spec.set_durability(v1::Durability::None);
+            spec.checkpoints.as_mut().unwrap().incremental = incremental;
+        };
+        let job = Job::create(&api, JobBuilder::shared(name, 1).with(settings).build(), &[value("last")]).await;
+        api.put(job.at("last", "N1"), raw(vec![7; 10_000])).await.unwrap();
+        let first = api.checkpoint(name).await.unwrap();
+        api.put(job.at("last", "N2"), raw("small")).await.unwrap();
+        let second = api.checkpoint(name).await.unwrap();
+        assert_eq!(first.new_bytes, first.full_bytes);
+        assert_eq!(second.new_bytes < second.full_bytes, incremental != Some(false), "{name}: {second:?}");
     }
 }

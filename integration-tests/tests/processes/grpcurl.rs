@@ -1,11 +1,11 @@
 //! The grpcurl sessions of the documents, run as they are written against a real server.
 
-mod session;
-
 use std::path::PathBuf;
 
 use forebay_integration_tests::harness::{Forebay, within};
 use tokio::process::Command;
+
+use crate::session;
 
 /// Documents with a session of grpcurl.
 const DOCUMENTS: [&str; 2] = ["docs/grpcurl.md", "README.md"];

@@ -2,9 +2,7 @@
 
 #![cfg(feature = "rocksdb")]
 
-#[path = "bad_inputs/stream.rs"]
 mod stream;
-#[path = "bad_inputs/unary.rs"]
 mod unary;
 
 use forebay_integration_tests::harness::{Api, Forebay, Job, JobBuilder, list, raw, reducing, value};

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::ctl::Ctl;
+use super::ctl::Ctl;
 
 #[tokio::test]
 async fn a_job_is_created_listed_described_and_deleted() {
@@ -92,7 +92,7 @@ async fn the_cluster_is_shown() {
 #[tokio::test]
 async fn completions_need_no_server() {
     for shell in ["bash", "zsh", "fish"] {
-        let said = crate::ctl::run("http://127.0.0.1:1", &["completion", shell]).await;
+        let said = super::ctl::run("http://127.0.0.1:1", &["completion", shell]).await;
         assert!(said.code == 0 && said.stdout.contains("checkpoint") && said.stderr.is_empty(), "{said:?}");
     }
 }

@@ -3,12 +3,9 @@
 
 #![cfg(feature = "rocksdb")]
 
-#[path = "corruption/bucket.rs"]
 #[cfg(feature = "s3")]
 mod bucket;
-#[path = "corruption/disk.rs"]
 mod disk;
-#[path = "corruption/objects.rs"]
 mod objects;
 
 use std::{

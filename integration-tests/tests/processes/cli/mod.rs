@@ -3,12 +3,12 @@
 mod checkpoints;
 mod ctl;
 mod jobs;
-#[path = "../session/mod.rs"]
-mod session;
 mod states;
 mod wrong;
 
 use forebay_integration_tests::harness::binary;
+
+use crate::session;
 
 #[tokio::test]
 async fn the_guide_to_forebayctl_holds() {

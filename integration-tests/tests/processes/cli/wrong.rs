@@ -1,6 +1,6 @@
 //! What goes wrong: the exit code, one line with the reason on stderr, nothing on stdout.
 
-use crate::ctl::{Ctl, fails, run};
+use super::ctl::{Ctl, fails, run};
 
 #[tokio::test]
 async fn what_the_cluster_refuses_exits_with_1() {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::ctl::Ctl;
+use super::ctl::Ctl;
 
 async fn registered(kind: &[&str]) -> Ctl {
     let ctl = Ctl::with_shop().await;

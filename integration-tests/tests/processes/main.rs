@@ -1,0 +1,14 @@
+//! Real processes, real RocksDB, S3 over a socket, SIGKILL: one binary, for each would link everything anew.
+
+mod bad_inputs;
+mod bench;
+mod cli;
+mod config;
+mod corruption;
+mod exactly_once;
+mod fencing;
+mod flights;
+mod grpcurl;
+mod jobs;
+mod object_stores;
+mod session;
