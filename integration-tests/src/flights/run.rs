@@ -85,8 +85,7 @@ impl FlightsRun {
             backend: backend.into(),
             lease_ms: 3_000,
             checkpoints: Some(v1::CheckpointSettings {
-                interval_ms: interval.as_millis() as u64,
-                incremental: true,
+                interval_ms: Some(interval.as_millis() as u64),
                 ..Default::default()
             }),
             ..Default::default()

@@ -33,7 +33,7 @@ impl JobBuilder {
     fn new(name: &str, access: v1::Access, shards: u32) -> Self {
         let operator = v1::Operator { name: "op".into(), access: access.into(), shards, source: true };
         // No checkpoints but those a test asks for.
-        let checkpoints = v1::CheckpointSettings { incremental: true, ..Default::default() };
+        let checkpoints = v1::CheckpointSettings { interval_ms: Some(0), ..Default::default() };
         Self(v1::JobSpec {
             name: name.into(),
             operators: vec![operator],

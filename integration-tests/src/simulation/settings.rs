@@ -105,9 +105,8 @@ impl Settings {
             source: true,
         };
         let checkpoints = v1::CheckpointSettings {
-            interval_ms: self.interval_ms,
+            interval_ms: Some(self.interval_ms),
             timeout_ms: self.timeout_ms,
-            incremental: true,
             ..Default::default()
         };
         let spec = v1::JobSpec {

@@ -127,7 +127,7 @@ impl Coordinator {
     /// Creates a job; true if it was not there before.
     pub async fn create_job(&self, spec: v1::JobSpec, validate_only: bool) -> Result<(v1::JobInfo, bool), Refused> {
         let spec = spec::complete(spec)?;
-        let _creating = self.creating.lock().await;
+        let creating = self.creating.lock().await;
         if let Some(job) = self.jobs.get(&spec.name) {
             let known = job.seen();
             return if known.head.spec.as_ref() == Some(&spec) {
@@ -153,7 +153,10 @@ impl Coordinator {
             let info = v1::JobInfo { spec: Some(spec), ..Default::default() };
             return Ok((info, false));
         }
-        self.store_new_job(&spec.name, head).await
+        let job = self.store_new_job(&spec.name, head).await?;
+        drop(creating);
+        job.ask(|token| Event::Created { token }).await?;
+        Ok((job.seen().info(), true))
     }
 
     /// Deletes a job.
@@ -227,8 +230,10 @@ impl Coordinator {
         let completed = &seen.head.completed;
         let entry = if id == 0 { completed.last() } else { completed.iter().find(|completed| completed.id == id) };
         let Some(entry) = entry else {
-            let last = completed.last().map_or("none".to_owned(), |last| last.id.to_string());
-            let message = format!("job {name:?} has no checkpoint {id}: the last completed one is {last}");
+            let message = match completed.last() {
+                Some(last) => format!("job {name:?} has no checkpoint {id}: the last completed one is {}", last.id),
+                None => format!("job {name:?} has no completed checkpoint yet: trigger one"),
+            };
             return Err(Refused::new(Reason::CheckpointUnknown, message));
         };
         let paths = self.cluster.job(name, &seen.head.job_uid);
@@ -356,7 +361,7 @@ impl Coordinator {
         }
     }
 
-    async fn store_new_job(&self, name: &str, head: v1::JobHead) -> Result<(v1::JobInfo, bool), Refused> {
+    async fn store_new_job(&self, name: &str, head: v1::JobHead) -> Result<Arc<Job>, Refused> {
         let away = |error: &dyn std::fmt::Display| {
             Refused::new(Reason::StoreUnavailable, format!("the job cannot be stored: {error}"))
         };
@@ -377,9 +382,8 @@ impl Coordinator {
         for (server, address) in self.servers.up() {
             job.tell(Event::ServerUp { server, address }).await;
         }
-        let info = job.seen().info();
-        self.jobs.insert(name.to_owned(), job);
-        Ok((info, true))
+        self.jobs.insert(name.to_owned(), job.clone());
+        Ok(job)
     }
 
     fn start_job(&self, head: v1::JobHead, file: HeadFile, paths: layout::Job) -> Arc<Job> {

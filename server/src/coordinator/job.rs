@@ -286,6 +286,7 @@ impl Seen {
                 address: server.map(|server| server.address.clone()).unwrap_or_default(),
                 status: said.map_or(ShardStatus::Unspecified, v1::AppliedShard::status).into(),
                 bytes: said.map_or(0, |said| said.bytes),
+                job: spec.name.clone(),
             }
         };
         let worker = |member: &super::members::Member| v1::WorkerInfo {

@@ -67,6 +67,8 @@ pub enum Event {
     Worker { connection: Connection, message: v1::join_request::Message },
     /// A worker's connection broke.
     Disconnected { connection: Connection },
+    /// Somebody made the job and waits until servers know it.
+    Created { token: Token },
     /// Somebody wants a checkpoint now.
     Trigger { token: Token, full: bool },
     /// Somebody registers states.
@@ -160,8 +162,8 @@ pub struct Machine {
     wishes: plan::Wishes,
     triggers: Vec<(Token, bool)>,
     waiting: Vec<(Token, bool)>,
-    /// Registered states that servers may have yet to hear of.
-    registered: Vec<(Token, Vec<v1::RegisteredState>)>,
+    /// Answers for what servers may have yet to hear of.
+    until_known: Vec<(Token, Answer)>,
     failed: VecDeque<v1::FailedRound>,
     notice: Option<String>,
     deposed: bool,
@@ -193,7 +195,7 @@ impl Machine {
             wishes: plan::Wishes::default(),
             triggers: Vec::new(),
             waiting: Vec::new(),
-            registered: Vec::new(),
+            until_known: Vec::new(),
             failed: VecDeque::new(),
             notice: None,
             deposed: false,
@@ -278,6 +280,7 @@ impl Machine {
             Event::Joined { connection, hello } => self.joined(connection, &hello, now, actions),
             Event::Worker { connection, message } => self.worker(connection, message, now, actions),
             Event::Disconnected { connection } => self.members.disconnected(connection),
+            Event::Created { token } => self.until_known.push((token, Answer::Done)),
             Event::Trigger { token, full } => self.triggers.push((token, full)),
             Event::Register { token, operator, descriptors } => {
                 self.wishes.register.push((token, operator, descriptors));
@@ -315,7 +318,7 @@ impl Machine {
         }
         self.tell_servers(now, actions);
         self.tell_workers(actions);
-        self.answer_registered(actions);
+        self.answer_once_known(actions);
         self.start_round(now, actions);
     }
 
@@ -370,7 +373,7 @@ impl Machine {
     fn keep_promises(&mut self, actions: &mut Vec<Action>) {
         for (token, answer) in self.wishes.written(&self.head) {
             match answer {
-                Answer::States(states) => self.registered.push((token, states)),
+                Answer::States(_) => self.until_known.push((token, answer)),
                 answer => actions.push(Action::Answer(token, Ok(answer))),
             }
         }
@@ -380,8 +383,8 @@ impl Machine {
         self.deposed = true;
         let message = "another coordinator leads the job: ask it";
         let waiting = self.waiting.drain(..).chain(self.triggers.drain(..)).map(|(token, _)| token);
-        let registered = self.registered.drain(..).map(|(token, ..)| token);
-        for token in waiting.chain(registered).chain(self.wishes.tokens()) {
+        let until_known = self.until_known.drain(..).map(|(token, _)| token);
+        for token in waiting.chain(until_known).chain(self.wishes.tokens()) {
             actions.push(Action::Answer(token, Err(Refused::new(Reason::NoCoordinator, message))));
         }
     }
@@ -398,5 +401,5 @@ fn lease_ms(head: &v1::JobHead) -> u64 {
 }
 
 fn interval_ms(head: &v1::JobHead) -> i64 {
-    head.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(0, |settings| settings.interval_ms.cast_signed())
+    head.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(0, |settings| settings.interval_ms().cast_signed())
 }

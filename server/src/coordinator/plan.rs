@@ -37,8 +37,8 @@ pub struct Observed<'a> {
 pub struct Wishes {
     /// Registrations of states: caller, operator, descriptors.
     pub register: Vec<(Token, String, Vec<v1::StateDescriptor>)>,
-    /// Workers that left: worker, and the checkpoint behind which they wrote nothing.
-    pub left: Vec<(String, u64)>,
+    /// Workers that left: operator, worker, and the checkpoint behind which they wrote nothing.
+    pub left: Vec<(String, String, u64)>,
     /// Rewinds asked for.
     pub rewind: Vec<(Token, String)>,
     /// Deletions asked for.
@@ -309,7 +309,26 @@ fn check_descriptor(descriptor: &v1::StateDescriptor) -> Result<(), Refused> {
 }
 
 fn incompatible(registered: &v1::StateDescriptor, asked: &v1::StateDescriptor) -> Refused {
-    let message = format!("state {:?} is registered otherwise: registered {registered:?}, asked {asked:?}", asked.name);
+    let fields = |descriptor: &v1::StateDescriptor| {
+        let kind = descriptor.kind().as_str_name().trim_start_matches("STATE_KIND_").to_lowercase();
+        [
+            ("kind", kind),
+            ("key_codec", descriptor.key_codec.clone()),
+            ("namespace_codec", descriptor.namespace_codec.clone()),
+            ("map_key_codec", descriptor.map_key_codec.clone()),
+            ("value_codec", descriptor.value_codec.clone()),
+            ("function", descriptor.function.clone()),
+            ("schema_version", descriptor.schema_version.to_string()),
+            ("schema", format!("{} bytes", descriptor.schema.len())),
+        ]
+    };
+    let differing = fields(registered).into_iter().zip(fields(asked)).filter(|(one, other)| one != other);
+    let mut differing: Vec<_> =
+        differing.map(|((field, is), (_, asked))| format!("{field} is {is:?}, asked is {asked:?}")).collect();
+    if differing.is_empty() {
+        differing.push("schema has other bytes".into());
+    }
+    let message = format!("state {:?} is registered otherwise: {}", asked.name, differing.join("; "));
     Refused::new(Reason::StateIncompatible, message)
 }
 
@@ -376,9 +395,10 @@ fn lost(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
 /// Compares the grants with who is there.
 fn membership(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes) -> Option<String> {
     let left = std::mem::take(&mut wishes.left);
-    for (worker, checkpoint) in left {
-        let mut writers = next.shards.iter().filter_map(|entry| entry.writer.as_ref());
-        let alone = writers.all(|writer| writer.worker == worker);
+    for (operator, worker, checkpoint) in left {
+        let mut written =
+            next.shards.iter().filter_map(|entry| Some((&entry.operator, &entry.writer.as_ref()?.worker)));
+        let alone = written.all(|writer| writer == (&operator, &worker));
         if alone && checkpoint != 0 && checkpoint == last_completed(next) {
             // Nothing was written behind the last completed checkpoint: the next worker goes on from there.
             next.shards.iter_mut().for_each(|entry| entry.writer = None);

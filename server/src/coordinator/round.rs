@@ -43,7 +43,8 @@ pub struct Round {
     /// The coordinator's epoch.
     pub coordinator_epoch: u64,
     shards: BTreeMap<Place, Expected>,
-    workers: BTreeMap<String, Option<v1::WorkerState>>,
+    /// By operator and worker: groups name their workers independently of each other.
+    workers: BTreeMap<(String, String), Option<v1::WorkerState>>,
     /// True once the manifest is being written.
     pub storing: bool,
 }
@@ -66,7 +67,7 @@ impl Round {
             writer_epoch: entry.writer.as_ref().map_or(0, |writer| writer.epoch),
             snapshot: None,
         };
-        let writers = head.shards.iter().filter_map(|entry| entry.writer.as_ref());
+        let writer = |entry: &v1::ShardEntry| Some((entry.operator.clone(), entry.writer.as_ref()?.worker.clone()));
         Self {
             checkpoint: id.checkpoint,
             id: id.round,
@@ -76,7 +77,7 @@ impl Round {
             generation: head.generation,
             coordinator_epoch: head.coordinator_epoch,
             shards: head.shards.iter().map(|entry| (place(entry), expected(entry))).collect(),
-            workers: writers.map(|writer| (writer.worker.clone(), None)).collect(),
+            workers: head.shards.iter().filter_map(writer).map(|worker| (worker, None)).collect(),
             storing: false,
         }
     }
@@ -92,11 +93,11 @@ impl Round {
     }
 
     /// Takes a worker's report; false if it does not belong to the round.
-    pub fn worker_reported(&mut self, worker: &str, report: v1::BarrierReport) -> bool {
+    pub fn worker_reported(&mut self, operator: &str, worker: &str, report: v1::BarrierReport) -> bool {
         let belongs = self.is(report.checkpoint, &report.round)
             && report.generation == self.generation
             && report.coordinator_epoch == self.coordinator_epoch;
-        match self.workers.get_mut(worker) {
+        match self.workers.get_mut(&(operator.to_owned(), worker.to_owned())) {
             Some(state) if belongs => {
                 *state = Some(report.state.unwrap_or_default());
                 true
@@ -270,11 +271,25 @@ mod tests {
     #[test]
     fn a_round_completes_when_all_shards_and_workers_have_reported() {
         let mut round = round();
-        assert!(round.shard_reported(snapshot(0)) && round.worker_reported("w", barrier()));
+        assert!(round.shard_reported(snapshot(0)) && round.worker_reported("op", "w", barrier()));
         assert!(!round.complete());
         assert!(round.shard_reported(snapshot(64)));
         assert!(round.complete());
         assert_eq!(round.manifest(&head()).shards.len(), 2);
+    }
+
+    #[test]
+    fn workers_of_two_operators_may_have_the_same_id() {
+        let mut both = head();
+        both.shards[1].operator = "other".into();
+        let mut round = Round::start(&both, round().id(), 0, 0, false);
+        assert!(round.shard_reported(snapshot(0)));
+        let mut of_other = snapshot(64);
+        of_other.snapshot.as_mut().unwrap().operator = "other".into();
+        assert!(round.shard_reported(of_other));
+        assert!(round.worker_reported("op", "w", barrier()));
+        assert!(!round.complete(), "the worker of the other group has not reported");
+        assert!(round.worker_reported("other", "w", barrier()) && round.complete());
     }
 
     #[test]
@@ -292,8 +307,8 @@ mod tests {
         assert!(!wrong(|report| report.snapshot.as_mut().unwrap().epoch = 1));
         assert!(!wrong(|report| report.snapshot.as_mut().unwrap().incarnation = 2));
         assert!(!wrong(|report| report.snapshot.as_mut().unwrap().start = 1));
-        assert!(!round().worker_reported("stranger", barrier()));
-        assert!(!round().worker_reported("w", v1::BarrierReport { generation: 4, ..barrier() }));
+        assert!(!round().worker_reported("op", "stranger", barrier()));
+        assert!(!round().worker_reported("op", "w", v1::BarrierReport { generation: 4, ..barrier() }));
     }
 
     #[test]

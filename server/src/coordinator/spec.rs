@@ -103,8 +103,9 @@ pub fn check_name(what: &str, name: &str) -> Result<(), Refused> {
 }
 
 fn checkpoints(given: Option<v1::CheckpointSettings>) -> Result<v1::CheckpointSettings, Refused> {
-    let mut settings =
-        given.unwrap_or(v1::CheckpointSettings { interval_ms: 60_000, incremental: true, ..Default::default() });
+    let mut settings = given.unwrap_or_default();
+    let interval = *settings.interval_ms.get_or_insert(60_000);
+    settings.incremental.get_or_insert(true);
     if settings.timeout_ms == 0 {
         settings.timeout_ms = 600_000;
     }
@@ -112,11 +113,15 @@ fn checkpoints(given: Option<v1::CheckpointSettings>) -> Result<v1::CheckpointSe
     if settings.retained == 0 {
         settings.retained = 3;
     }
-    if settings.interval_ms != 0 && settings.interval_ms < 10 {
-        return Err(conflict(format!("checkpoints.interval is {} ms: at least 10 ms", settings.interval_ms)));
+    if interval != 0 && interval < 10 {
+        return Err(conflict(format!("checkpoints.interval is {interval} ms: at least 10 ms")));
     }
     if settings.unaligned || settings.mode() == v1::CheckpointMode::AtLeastOnce || settings.max_concurrent > 1 {
         let message = "unaligned, at-least-once and concurrent checkpoints are not served by this build";
+        return Err(Refused::new(Reason::Unsupported, message).field("spec.checkpoints"));
+    }
+    if settings.tolerable_failures.is_some() || settings.full_every != 0 || settings.delete_on_cancel {
+        let message = "tolerable_failures, full_every and delete_on_cancel are not served by this build";
         return Err(Refused::new(Reason::Unsupported, message).field("spec.checkpoints"));
     }
     settings.mode = v1::CheckpointMode::ExactlyOnce as i32;
@@ -131,6 +136,10 @@ fn limits(given: Option<v1::Limits>) -> Result<v1::Limits, Refused> {
     if limits.max_value_bytes > VALUE_BYTES_LIMIT {
         let message = format!("limits.max_value_bytes is {}: at most {VALUE_BYTES_LIMIT}", limits.max_value_bytes);
         return Err(conflict(message));
+    }
+    if [limits.max_state_bytes, limits.max_ops_per_second, limits.max_in_flight_bytes].iter().any(|limit| *limit != 0) {
+        let message = "max_state_bytes, max_ops_per_second and max_in_flight_bytes are not served by this build";
+        return Err(Refused::new(Reason::Unsupported, message).field("spec.limits"));
     }
     if limits.max_lanes == 0 {
         limits.max_lanes = 1024;
@@ -176,7 +185,7 @@ mod tests {
         assert_eq!((spec.max_parallelism, spec.operators[0].shards, spec.lease_ms), (128, 8, 15_000));
         assert_eq!((spec.backend(), spec.durability()), (v1::Backend::Rocksdb, v1::Durability::Wal));
         let checkpoints = spec.checkpoints.unwrap();
-        assert_eq!((checkpoints.interval_ms, checkpoints.timeout_ms, checkpoints.retained), (60_000, 600_000, 3));
+        assert_eq!((checkpoints.interval_ms(), checkpoints.timeout_ms, checkpoints.retained), (60_000, 600_000, 3));
         assert_eq!(shards(&complete(tests::spec()).unwrap()).len(), 8);
     }
 
@@ -203,6 +212,8 @@ mod tests {
             change(&mut spec);
             complete(spec).unwrap_err().reason
         };
+        assert_eq!(reason(|spec| spec.checkpoints.get_or_insert_default().full_every = 2), Reason::Unsupported);
+        assert_eq!(reason(|spec| spec.limits.get_or_insert_default().max_state_bytes = 2), Reason::Unsupported);
         assert_eq!(reason(|spec| spec.operators.clear()), Reason::FieldMissing);
         assert_eq!(reason(|spec| spec.operators.push(spec.operators[0].clone())), Reason::SettingsConflict);
         assert_eq!(reason(|spec| spec.operators[0].shards = 129), Reason::SettingsConflict);

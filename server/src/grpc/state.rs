@@ -427,7 +427,8 @@ fn key_group(spec: &v1::JobSpec, key: &[u8], named: Option<u32>) -> Result<KeyGr
 }
 
 fn encode(codec: &str, value: v1::Value, field: &str) -> Result<Vec<u8>, Refused> {
-    codec::parse_as(codec, value).map_err(|error| Refused::new(Reason::FieldInvalid, error.to_string()).field(field))
+    codec::parse_as(codec, value)
+        .map_err(|error| Refused::new(Reason::FieldInvalid, format!("{field}: {error}")).field(field))
 }
 
 fn encode_all(codec: &str, values: Vec<v1::Value>, field: &str) -> Result<Vec<Vec<u8>>, Refused> {

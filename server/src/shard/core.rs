@@ -3,6 +3,8 @@
 //! Synchronous and used by one thread at a time (`thread.rs` gives it one); knows no clock, no network
 //! and no object store, so the simulation runs exactly this code.
 
+mod opening;
+
 use std::collections::HashSet;
 
 use forebay_proto::{
@@ -17,7 +19,7 @@ use v1::ErrorReason as Reason;
 use super::{
     durable::Durable,
     gate::{self, Ask, Caller, Pass, Rights},
-    lanes::{Attachment, LaneId, Lanes},
+    lanes::{LaneId, Lanes},
     meta::{self, Meta},
     ops::{self, WriteContext},
     place,
@@ -134,6 +136,7 @@ pub struct Core {
     writes: Writes,
     row_key: Vec<u8>,
     failed: Option<String>,
+    lost: Option<String>,
 }
 
 impl std::fmt::Debug for Core {
@@ -163,6 +166,7 @@ impl Core {
             writes: Writes::default(),
             row_key: Vec::new(),
             failed: None,
+            lost: None,
         };
         core.ensure_table(storage::Table { id: TableId::SHARD, merge: None })?;
         meta::load(core.backend.as_ref(), &mut core.meta, &mut core.lanes, &mut core.requests)?;
@@ -198,45 +202,9 @@ impl Core {
         self.failed.as_deref()
     }
 
-    /// Opens a lane, or attaches an open one.
-    pub fn open_lane(
-        &mut self,
-        caller: &Caller,
-        open: &v1::OpenLane,
-        principal: &str,
-        fresh: LaneId,
-        moment: Moment,
-    ) -> Result<v1::LaneOpened, Refused> {
-        gate::check(&self.rights, &self.lanes, moment.lease, caller, Ask::Lane)?;
-        self.advance_clock(moment);
-        let attachment = Attachment { stream: caller.stream, number: open.attachment };
-        let lane = if open.lane.is_empty() {
-            self.new_lane(fresh, principal, attachment)?;
-            fresh
-        } else {
-            self.attach_lane(open, principal, attachment)?
-        };
-        Ok(v1::LaneOpened {
-            channel: open.channel,
-            lane: lane.0.to_vec().into(),
-            incarnation: self.rights.incarnation,
-            progress: Some(self.progress(Some(lane))),
-            positions: Default::default(),
-        })
-    }
-
-    /// Ends a lane.
-    pub fn close_lane(&mut self, lane: LaneId) -> Result<(), Refused> {
-        let mut writes = Writes::default();
-        writes.delete(TableId::SHARD, &meta::lane_key(lane));
-        self.store(&writes, v1::Durability::Unspecified)?;
-        self.lanes.close(lane);
-        Ok(())
-    }
-
-    /// Forgets the attachments of a stream that has ended.
-    pub fn detach(&mut self, stream: u64) {
-        self.lanes.detach(stream);
+    /// Set once the shard has found that what it acknowledged is not there, or cannot be read: it serves nothing more.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
     }
 
     /// Does a batch: all of it, or nothing.
@@ -244,6 +212,12 @@ impl Core {
         if let Some(cause) = &self.failed {
             return Err(Refused::new(Reason::Io, format!("the shard has failed: {cause}")));
         }
+        self.is_whole()?;
+        let done = self.try_batch(batch, moment);
+        self.note_loss(done)
+    }
+
+    fn try_batch(&mut self, batch: &Batch, moment: Moment) -> Result<Done, Refused> {
         let ask = ask(batch);
         match gate::check(&self.rights, &self.lanes, moment.lease, &batch.caller, ask)? {
             Pass::Go => {}
@@ -285,7 +259,13 @@ impl Core {
     }
 
     /// Returns up to `limit` rows of a state behind a row key, with their payloads; for scans from outside.
-    pub fn page(&self, state: u32, after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, Refused> {
+    pub fn page(&mut self, state: u32, after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, Refused> {
+        self.is_whole()?;
+        let page = self.try_page(state, after, limit);
+        self.note_loss(page)
+    }
+
+    fn try_page(&self, state: u32, after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, Refused> {
         let state = self.states.get(state)?;
         let (start, end) = self.identity.range.row_bounds();
         let start = if after.is_empty() { start.to_vec() } else { [after, &[0]].concat() };
@@ -385,51 +365,18 @@ impl Core {
         Ok(())
     }
 
-    fn new_lane(&mut self, lane: LaneId, principal: &str, attachment: Attachment) -> Result<(), Refused> {
-        let mut writes = Writes::default();
-        for expired in self.lanes.expired(self.meta.clock_ms) {
-            writes.delete(TableId::SHARD, &meta::lane_key(expired));
-            self.lanes.close(expired);
-        }
-        if self.lanes.len() >= self.identity.max_lanes {
-            let message = format!("the shard has {} lanes: close some (limits.max_lanes)", self.lanes.len());
-            return Err(Refused::new(Reason::Overloaded, message));
-        }
-        let record = v1::LaneRecord {
-            id: lane.0.to_vec().into(),
-            principal: principal.to_owned(),
-            used_ms: self.meta.clock_ms,
-            ..Default::default()
-        };
-        writes.put(TableId::SHARD, &meta::lane_key(lane), |out| out.extend(record.encode_to_vec()));
-        self.store(&writes, v1::Durability::Unspecified)?;
-        self.lanes.open(lane, principal, attachment, self.meta.clock_ms);
-        Ok(())
+    fn is_whole(&self) -> Result<(), Refused> {
+        self.lost.as_ref().map_or(Ok(()), |cause| Err(Refused::new(Reason::ShardLost, cause)))
     }
 
-    fn attach_lane(&mut self, open: &v1::OpenLane, principal: &str, attachment: Attachment) -> Result<LaneId, Refused> {
-        let id = LaneId::from_slice(&open.lane).ok_or_else(|| {
-            let message = format!("a lane id has {} bytes: 16 are needed", open.lane.len());
-            Refused::new(Reason::FieldInvalid, message)
-        })?;
-        if open.incarnation != 0 && open.incarnation != self.rights.incarnation {
-            return Err(gate::lane_expired());
+    /// Whatever answers SHARD_LOST ends the shard's service, whoever asked.
+    fn note_loss<T>(&mut self, result: Result<T, Refused>) -> Result<T, Refused> {
+        if let Err(refused) = &result
+            && refused.reason == Reason::ShardLost
+        {
+            self.lost = Some(refused.message.clone());
         }
-        let lane = self.lanes.get(id).ok_or_else(gate::lane_expired)?;
-        if lane.principal != principal {
-            return Err(Refused::new(Reason::LaneOwner, "the lane was opened by another principal"));
-        }
-        if open.acknowledged > lane.mark {
-            let message = format!(
-                "the client was told that batch {} is applied, the shard is at {}: its state is lost",
-                open.acknowledged, lane.mark
-            );
-            return Err(Refused::new(Reason::ShardLost, message));
-        }
-        if !self.lanes.attach(id, attachment) {
-            return Err(gate::lane_expired());
-        }
-        Ok(id)
+        result
     }
 
     fn durable_enough(&self, asked: v1::Durability) -> Result<(), Refused> {

@@ -136,8 +136,13 @@ impl ShardDir {
     /// Makes the directory, without a live backend: whatever stood there is not trusted any more.
     pub fn reset(&self) -> io::Result<()> {
         fs::create_dir_all(&self.path)?;
-        remove_file(&self.path.join("shard"))?;
+        self.distrust()?;
         remove_dir(&self.db())
+    }
+
+    /// Forgets what the directory holds: it is never opened again as it is.
+    pub fn distrust(&self) -> io::Result<()> {
+        remove_file(&self.path.join("shard"))
     }
 
     /// Removes the local copies but those of the checkpoints that `keep` says.

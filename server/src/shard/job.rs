@@ -24,7 +24,7 @@ use super::{
     open::Origin,
     snapshot::{self, Destination, Known},
     states::States,
-    thread::Shard,
+    thread::{Said, Shard},
 };
 use crate::checkpoint::{layout, manifest};
 
@@ -32,7 +32,7 @@ use crate::checkpoint::{layout, manifest};
 const PARALLEL: usize = 4;
 
 /// A job as this server knows it at one moment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct View {
     /// Its name.
     pub name: String,
@@ -148,7 +148,7 @@ impl Job {
         }
         let statuses: Vec<Status> = stream::iter(making).buffered(PARALLEL).collect().await;
         self.publish(&wanted, statuses);
-        Some(self.report(&wanted))
+        Some(self.report(wanted.version))
     }
 
     /// Takes note that a round has ended.
@@ -244,11 +244,12 @@ impl Job {
                     _ => snapshot::Error::Storage(error).refused(),
                 }
             })?;
-            let mut core = Core::load(identity, rights, states, backend).map_err(|error| lost(&error))?;
-            if origin == Origin::Restored {
-                core.end_lanes().map_err(|error| lost(&error))?;
+            let core = Core::load(identity, rights, states, backend);
+            if origin != Origin::Restored {
+                return core.map_err(|error| lost(&error));
             }
-            Ok::<_, Refused>(core)
+            core.and_then(|mut core| core.end_lanes().map(|()| core))
+                .map_err(|error| snapshot::Error::Storage(error).refused())
         })
         .await
         .unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())));
@@ -268,10 +269,10 @@ impl Job {
             boot_id: boot_id.clone(),
         })
         .map_err(io)?;
-        let (snapshots, taken) = mpsc::unbounded_channel();
-        tokio::spawn(upload_snapshots(self.clone(), dir, taken));
+        let (said, heard) = mpsc::unbounded_channel();
+        tokio::spawn(attend(self.clone(), entry.clone(), heard));
         let lease = (self.environment.lease.clone(), lapses);
-        let shard = Shard::start(range, core, lease, snapshots).map_err(io)?;
+        let shard = Shard::start(range, core, lease, said).map_err(io)?;
         info!(job = self.uid, operator = entry.operator, %range, incarnation = entry.incarnation, "shard stands");
         Ok(Status::Serving(Arc::new(shard)))
     }
@@ -323,7 +324,7 @@ impl Job {
         }
     }
 
-    async fn upload(&self, taken: Snapshot, dir: &ShardDir) -> v1::LinkRequest {
+    async fn upload(&self, taken: Snapshot, dir: &ShardDir) -> Up {
         let Snapshot { barrier, generation, writer_epoch, frozen, record } = taken;
         let to = Destination {
             store: self.environment.store.clone(),
@@ -340,7 +341,7 @@ impl Job {
             }
             Err(error) => Err(snapshot::Error::Storage(error)),
         };
-        let message = match uploaded {
+        match uploaded {
             Ok(snapshot) => {
                 info!(
                     checkpoint = barrier.checkpoint,
@@ -372,8 +373,34 @@ impl Job {
                     cause: error.to_string(),
                 })
             }
+        }
+    }
+
+    /// Takes a shard out of service that has found itself lost, and tells the coordinator.
+    async fn lose(&self, entry: &v1::ShardEntry, cause: String) {
+        let applied = self.applied.lock().await;
+        let view = self.view();
+        let Some(shard) = keep(&view, entry) else { return };
+        warn!(job = self.uid, operator = entry.operator, start = entry.start, cause, "shard is lost");
+        // Neither a new start nor the local copies may take these files for whole: the store has better ones.
+        let dir = self.shard_dir(entry);
+        if let Err(error) = dir.distrust().and_then(|()| dir.remove_copies(|_| false)) {
+            warn!(%error, "the files of a lost shard cannot be set aside");
+        }
+        let refused = Refused::new(Reason::ShardLost, cause);
+        let status = |slot: &Slot| match &slot.status {
+            Status::Serving(serving) if Arc::ptr_eq(serving, &shard) => Status::Unavailable(refused.clone()),
+            status => status.clone(),
         };
-        v1::LinkRequest { message: Some(message) }
+        let slots = view.slots.iter().map(|slot| Slot { entry: slot.entry.clone(), status: status(slot) }).collect();
+        self.show(View { slots, ..(*view).clone() });
+        shard.stop().await;
+        self.say(Up::Applied(self.report(*applied)));
+    }
+
+    fn say(&self, message: Up) {
+        // An error means that the server is shutting down: the coordinator sees its link end.
+        self.environment.reports.send(v1::LinkRequest { message: Some(message) }).ok();
     }
 
     fn shard_dir(&self, entry: &v1::ShardEntry) -> ShardDir {
@@ -392,10 +419,14 @@ impl Job {
             states: wanted.states.clone(),
             slots,
         };
+        self.show(view);
+    }
+
+    fn show(&self, view: View) {
         *self.view.write().expect("no panics under this lock") = Arc::new(view);
     }
 
-    fn report(&self, wanted: &v1::JobAssignment) -> v1::JobApplied {
+    fn report(&self, version: u64) -> v1::JobApplied {
         let view = self.view();
         let shards = view.slots.iter().map(|slot| {
             let (status, cause, corrupt, bytes) = match &slot.status {
@@ -421,15 +452,18 @@ impl Job {
                 corrupt,
             }
         });
-        v1::JobApplied { job_uid: self.uid.clone(), version: wanted.version, shards: shards.collect() }
+        v1::JobApplied { job_uid: self.uid.clone(), version, shards: shards.collect() }
     }
 }
 
-async fn upload_snapshots(job: Arc<Job>, dir: ShardDir, mut taken: mpsc::UnboundedReceiver<Snapshot>) {
-    while let Some(snapshot) = taken.recv().await {
-        let report = job.upload(snapshot, &dir).await;
-        // An error means that the server is shutting down: the round is aborted by the coordinator.
-        job.environment.reports.send(report).ok();
+/// Does what a shard says that is to be done for it.
+async fn attend(job: Arc<Job>, entry: v1::ShardEntry, mut heard: mpsc::UnboundedReceiver<Said>) {
+    let dir = job.shard_dir(&entry);
+    while let Some(said) = heard.recv().await {
+        match said {
+            Said::Snapshot(snapshot) => job.say(job.upload(snapshot, &dir).await),
+            Said::Lost(cause) => job.lose(&entry, cause).await,
+        }
     }
 }
 

@@ -47,6 +47,15 @@ enum Message {
     Stop,
 }
 
+/// What a shard has to say of its own accord.
+#[derive(Debug)]
+pub enum Said {
+    /// A barrier froze it.
+    Snapshot(Snapshot),
+    /// What it acknowledged is not there any more, for this cause; it serves nothing from now on.
+    Lost(String),
+}
+
 /// A serving shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -57,19 +66,19 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Gives a core its thread. Snapshots that barriers take go to `snapshots`.
+    /// Gives a core its thread. What the shard has to say of its own accord goes to `said`.
     pub fn start(
         range: KeyGroupRange,
         core: Core,
         (lease, lapses): (Arc<Lease>, u64),
-        snapshots: mpsc::UnboundedSender<Snapshot>,
+        said: mpsc::UnboundedSender<Said>,
     ) -> std::io::Result<Self> {
         let (queue, requests) = mpsc::channel(QUEUE);
         let bytes = Arc::new(AtomicU64::new(core.bytes()));
         let size = bytes.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("shard-{}", range.start()))
-            .spawn(move || Worker { core, lease, lapses, snapshots, size, waiting: Vec::new() }.run(requests))?;
+        let thread = std::thread::Builder::new().name(format!("shard-{}", range.start())).spawn(move || {
+            Worker { core, lease, lapses, said, size, waiting: Vec::new(), lost: false }.run(requests)
+        })?;
         Ok(Self { range, queue, bytes, thread: std::sync::Mutex::new(Some(thread)) })
     }
 
@@ -190,10 +199,12 @@ struct Worker {
     lease: Arc<Lease>,
     /// The lease's count when the shard was last wanted here.
     lapses: u64,
-    snapshots: mpsc::UnboundedSender<Snapshot>,
+    said: mpsc::UnboundedSender<Said>,
     size: Arc<AtomicU64>,
     /// Writers that wait for a checkpoint.
     waiting: Vec<(LaneId, u64, Reply<u64>)>,
+    /// True once it has said that the shard is lost.
+    lost: bool,
 }
 
 impl Worker {
@@ -212,6 +223,11 @@ impl Worker {
             if let Some(cause) = self.core.failed() {
                 error!(cause, "a write failed and its outcome is open: ending the process");
                 std::process::exit(EXIT_STORAGE_FAILED);
+            }
+            if let Some(cause) = self.core.lost()
+                && !std::mem::replace(&mut self.lost, true)
+            {
+                self.say(Said::Lost(cause.to_owned()));
             }
         }
     }
@@ -277,7 +293,11 @@ impl Worker {
 
     fn take_snapshot(&self, snapshot: Snapshot) {
         self.size.store(self.core.bytes(), Ordering::Relaxed);
-        // An error means that the server is shutting down: the round is aborted by the coordinator.
-        self.snapshots.send(snapshot).ok();
+        self.say(Said::Snapshot(snapshot));
+    }
+
+    fn say(&self, said: Said) {
+        // An error means that the server is shutting down: what is to be known of the shard, its next start finds out.
+        self.said.send(said).ok();
     }
 }

@@ -117,10 +117,8 @@ impl Create {
             Some(Partitioner::Explicit) => spec.set_partitioner(v1::Partitioner::Explicit),
             None => {}
         }
-        // Settings that are sent at all are taken as a whole, so the default of `incremental` is repeated.
         spec.checkpoints = self.checkpoint_interval.map(|interval| v1::CheckpointSettings {
-            interval_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
-            incremental: true,
+            interval_ms: Some(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)),
             ..v1::CheckpointSettings::default()
         });
         spec
@@ -157,6 +155,6 @@ mod tests {
         assert_eq!(spec, v1::JobSpec { name: "j".into(), operators, ..v1::JobSpec::default() });
         let spec = Line::parse_from(["x", "j", "--operator", "o", "--checkpoint-interval", "1m 30s"]).create.spec();
         let checkpoints = spec.checkpoints.unwrap();
-        assert_eq!((checkpoints.interval_ms, checkpoints.incremental), (90_000, true));
+        assert_eq!((checkpoints.interval_ms, checkpoints.incremental), (Some(90_000), None));
     }
 }

@@ -50,7 +50,7 @@ pub fn description(job: &JobInfo, states: &[RegisteredState]) -> Answer {
     let spec = job.spec.clone().unwrap_or_default();
     let checkpoints = spec.checkpoints.unwrap_or_default();
     let interval =
-        if checkpoints.interval_ms == 0 { "when asked".to_owned() } else { duration(checkpoints.interval_ms) };
+        if checkpoints.interval_ms() == 0 { "when asked".to_owned() } else { duration(checkpoints.interval_ms()) };
     let mut text = facts([
         ("name", spec.name.clone()),
         ("uid", job.job_uid.clone()),
@@ -80,7 +80,7 @@ pub fn description(job: &JobInfo, states: &[RegisteredState]) -> Answer {
     json["max_parallelism"] = spec.max_parallelism.into();
     json["durability"] = plain(spec.durability().as_str_name(), "DURABILITY_").into();
     json["partitioner"] = plain(spec.partitioner().as_str_name(), "PARTITIONER_").into();
-    json["checkpoint_interval_ms"] = checkpoints.interval_ms.into();
+    json["checkpoint_interval_ms"] = checkpoints.interval_ms().into();
     json["restored_checkpoint"] = job.restored_checkpoint.into();
     json["lease_ms"] = spec.lease_ms.into();
     json["states"] = states.iter().map(state_json).collect();

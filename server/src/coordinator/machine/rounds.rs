@@ -163,7 +163,9 @@ impl Machine {
         self.rounds_started += 1;
         self.next_round_ms = now.mono_ms + interval_ms(&self.head);
         self.waiting = std::mem::take(&mut self.triggers);
-        let full = self.waiting.iter().any(|(_, full)| *full);
+        let settings = self.head.spec.as_ref().and_then(|spec| spec.checkpoints);
+        let incremental = settings.is_none_or(|settings| settings.incremental());
+        let full = !incremental || self.waiting.iter().any(|(_, full)| *full);
         let round = Round::start(&self.head, id, now.mono_ms, now.wall_ms, full);
         let barrier = v1::Barrier {
             checkpoint: round.checkpoint,

@@ -5,7 +5,7 @@ use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_respons
 
 use super::{
     super::{assign, members::Member, plan, round::Cause},
-    ASK_AGAIN_MS, Action, Answer, Connection, Machine, Now, Restored, Server, lease_ms, leased,
+    ASK_AGAIN_MS, Action, Answer, Connection, Machine, Now, Restored, Server, Token, lease_ms, leased,
 };
 
 impl Machine {
@@ -79,23 +79,25 @@ impl Machine {
         }
     }
 
-    /// States are registered once every server that is up knows them: a write may follow at once.
-    pub(super) fn answer_registered(&mut self, actions: &mut Vec<Action>) {
-        let holders = self.head.shards.iter().filter_map(|entry| self.servers.get(&entry.server));
-        let up: Vec<_> = holders.filter(|server| !server.address.is_empty()).collect();
-        let knows = |server: &Server, state: &v1::RegisteredState| {
+    /// A job or a state is there once every server that is up knows it: a write may follow at once.
+    pub(super) fn answer_once_known(&mut self, actions: &mut Vec<Action>) {
+        let up = || self.servers.values().filter(|server| !server.address.is_empty());
+        let placed = up().next().is_none() || self.head.shards.iter().all(|entry| !entry.server.is_empty());
+        let holds = |server: &Server| server.sent.as_ref().is_some_and(|sent| !sent.shards.is_empty());
+        let knows = |server: &Server, states: &[v1::RegisteredState]| {
             let taken_up = |sent: &&v1::JobAssignment| server.applied.version >= sent.version;
-            server.sent.as_ref().filter(taken_up).is_some_and(|sent| sent.states.contains(state))
+            let sent = server.sent.as_ref().filter(taken_up);
+            sent.is_some_and(|sent| states.iter().all(|state| sent.states.contains(state)))
         };
-        let known =
-            |states: &[v1::RegisteredState]| up.iter().all(|server| states.iter().all(|state| knows(server, state)));
-        for (token, states) in std::mem::take(&mut self.registered) {
-            if known(&states) {
-                actions.push(Action::Answer(token, Ok(Answer::States(states))));
-            } else {
-                self.registered.push((token, states));
-            }
-        }
+        let known = |answer: &Answer| {
+            let states: &[_] = if let Answer::States(states) = answer { states } else { &[] };
+            placed && up().filter(|server| holds(server)).all(|server| knows(server, states))
+        };
+        let waiting = std::mem::take(&mut self.until_known);
+        let (now_known, waiting) = waiting.into_iter().partition(|(_, answer)| known(answer));
+        self.until_known = waiting;
+        let now_known: Vec<(Token, Answer)> = now_known;
+        actions.extend(now_known.into_iter().map(|(token, answer)| Action::Answer(token, Ok(answer))));
     }
 
     pub(super) fn tell_workers(&mut self, actions: &mut Vec<Action>) {
@@ -192,7 +194,7 @@ impl Machine {
             }
             Message::Report(report) => {
                 if let Some(round) = &mut self.round {
-                    round.worker_reported(&worker, report);
+                    round.worker_reported(&operator, &worker, report);
                 }
             }
             Message::Decline(decline) => {
@@ -203,7 +205,7 @@ impl Machine {
             }
             Message::Leave(leave) => {
                 self.members.leave(&operator, &worker);
-                self.wishes.left.push((worker, leave.checkpoint));
+                self.wishes.left.push((operator, worker, leave.checkpoint));
                 let message = "the worker left".to_owned();
                 let ended = v1::JoinEnded { reason: Reason::Unspecified.into(), message };
                 actions.push(Action::ToWorker(connection, ToWorker::Ended(ended)));

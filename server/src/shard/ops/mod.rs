@@ -201,7 +201,8 @@ fn malformed(message: String) -> Refused {
 pub fn failed(error: &storage::Error) -> Refused {
     let reason = match error {
         storage::Error::DiskFull { .. } => Reason::DiskFull,
-        storage::Error::Corrupt { .. } => Reason::RowCorrupt,
+        // What was acknowledged cannot be read any more: the shard goes back to its checkpoint.
+        storage::Error::Corrupt { .. } => Reason::ShardLost,
         storage::Error::NoTable(_) | storage::Error::Refused { .. } => Reason::Internal,
         storage::Error::Io { .. } => Reason::Io,
     };
