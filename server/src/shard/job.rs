@@ -461,7 +461,7 @@ async fn attend(job: Arc<Job>, entry: v1::ShardEntry, mut heard: mpsc::Unbounded
     let dir = job.shard_dir(&entry);
     while let Some(said) = heard.recv().await {
         match said {
-            Said::Snapshot(snapshot) => job.say(job.upload(snapshot, &dir).await),
+            Said::Snapshot(snapshot) => job.say(job.upload(*snapshot, &dir).await),
             Said::Lost(cause) => job.lose(&entry, cause).await,
         }
     }

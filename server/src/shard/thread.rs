@@ -51,7 +51,7 @@ enum Message {
 #[derive(Debug)]
 pub enum Said {
     /// A barrier froze it.
-    Snapshot(Snapshot),
+    Snapshot(Box<Snapshot>),
     /// What it acknowledged is not there any more, for this cause; it serves nothing from now on.
     Lost(String),
 }
@@ -293,7 +293,7 @@ impl Worker {
 
     fn take_snapshot(&self, snapshot: Snapshot) {
         self.size.store(self.core.bytes(), Ordering::Relaxed);
-        self.say(Said::Snapshot(snapshot));
+        self.say(Said::Snapshot(Box::new(snapshot)));
     }
 
     fn say(&self, said: Said) {
