@@ -106,6 +106,8 @@ impl OpKind {
             | Self::ValueClear
             | Self::ValueCas
             | Self::ValueCasVersion
+            | Self::ValueCasClear
+            | Self::ValueCasVersionClear
             | Self::ListAppend
             | Self::ListAppendAll
             | Self::ListPut
