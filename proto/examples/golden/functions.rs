@@ -193,6 +193,9 @@ pub fn aggregating() -> Value {
         ("count_distinct", after("count_distinct", U64Below(900)), after("count_distinct", texts(&["a"]))),
         ("count_distinct", after("count_distinct", U64Below(3)), vec![0xff; 3]),
         ("count_distinct", vec![0xff; 3_072], Vec::new()),
+        // Dense though hardly set; and a quarter of the registers full, at ranks 51, 50, 50, 53.
+        ("count_distinct", vec![0; 3_072], after("count_distinct", texts(&["a"]))),
+        ("count_distinct", [0xcf, 0x2c, 0xb5].repeat(1_024), Vec::new()),
         ("top_k(3)", after("top_k(3)", texts(&["a", "c", "e"])), after("top_k(3)", texts(&["b", "c", "d"]))),
         ("top_k(3)", after("top_k(4)", texts(&["a", "c", "e", "g"])), after("top_k(3)", texts(&["b"]))),
         ("top_k(3)", packed_list::pack(["a", "b"]), after("top_k(3)", texts(&["b"]))),

@@ -146,6 +146,24 @@ mod tests {
     }
 
     #[test]
+    fn estimates_hold_where_no_test_can_count() {
+        for bits in 20..=63 {
+            let distinct = f64::from(bits).exp2();
+            // How many registers of 4,096 are expected to stay at or below each rank.
+            let up_to = |rank: usize| 4_096.0 * (-distinct / 4_096.0 / (rank as f64).exp2()).exp();
+            let mut histogram = [0; RANK_MAX as usize + 1];
+            let mut before = 0;
+            for (rank, count) in histogram.iter_mut().enumerate() {
+                let now = if rank == usize::from(RANK_MAX) { 4_096 } else { up_to(rank).round() as u32 };
+                *count = now - before;
+                before = now;
+            }
+            let error = (estimate(histogram) / distinct - 1.0).abs();
+            assert!(error < 0.002, "2^{bits}: {error}");
+        }
+    }
+
+    #[test]
     fn what_came_before_changes_nothing() {
         let mut last = Vec::new();
         fold_up_to(

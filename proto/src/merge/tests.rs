@@ -66,7 +66,7 @@ impl Random {
             few => few % 20 + 1,
         };
         let made = fold_all(function, (0..operands).map(|_| self.operand()));
-        match self.below(4) {
+        match self.below(5) {
             0 if !made.is_empty() => {
                 let mut damaged = made;
                 let at = self.below(damaged.len());
@@ -78,6 +78,8 @@ impl Random {
                 let len = [0, 3, 8, 16, 24, 30, 3_072][self.below(7)];
                 self.bytes(len)
             }
+            // A dense sketch that nobody would make, all but empty.
+            2 => [vec![0; 3_069], self.bytes(3)].concat(),
             _ => made,
         }
     }
