@@ -286,7 +286,8 @@ fn check_descriptor(descriptor: &v1::StateDescriptor) -> Result<(), Refused> {
     };
     match descriptor.kind() {
         v1::StateKind::Value | v1::StateKind::List | v1::StateKind::Map => {}
-        v1::StateKind::Reducing if MergeFunction::parse(&descriptor.function).is_some() => {}
+        kind @ v1::StateKind::Reducing
+            if MergeFunction::parse(&descriptor.function).is_some_and(|function| function.kind() == kind) => {}
         v1::StateKind::Reducing => {
             let message = format!(
                 "state {:?}: function {:?} is unknown (sum_i64, sum_f64, min_i64, max_i64, count, …)",

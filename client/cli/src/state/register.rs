@@ -94,14 +94,9 @@ impl Register {
     }
 }
 
-/// Returns the codec of a function's results; text where there is no function that we know.
+/// Returns the value codec that a function needs; text where it may have any, or is none that we know.
 fn codec_of(function: &str) -> &'static str {
-    match MergeFunction::parse(function) {
-        Some(MergeFunction::SumI64 | MergeFunction::MinI64 | MergeFunction::MaxI64 | MergeFunction::Count) => "i64",
-        Some(MergeFunction::SumF64 | MergeFunction::MinF64 | MergeFunction::MaxF64) => "f64",
-        Some(MergeFunction::BitOr | MergeFunction::BitAnd | MergeFunction::BitXor) => "u64",
-        None => "utf8",
-    }
+    MergeFunction::parse(function).and_then(MergeFunction::value_codec).unwrap_or("utf8")
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub(super) fn read(path: &Path) -> Result<Tables> {
 fn write_blocks(path: &Path, tables: &Tables) -> io::Result<u64> {
     let mut out = BlockWriter::create(path)?;
     for rows in tables.values() {
-        let name = rows.table.merge.map_or("", MergeFunction::name);
+        let name = rows.table.merge.map(MergeFunction::name).unwrap_or_default();
         out.block.push(TABLE);
         out.block.extend(rows.table.id.0.to_le_bytes());
         out.block.push(u8::try_from(name.len()).map_err(io::Error::other)?);
