@@ -41,21 +41,24 @@ pub struct Ttl {
     pub ttl_ms: Option<i64>,
     /// True if reads get expired rows as long as they are not cleaned up.
     pub shows_expired: bool,
-    /// Rows that are looked at with every write batch.
-    pub sweep_rows: u32,
-    /// True if compactions drop expired rows.
-    pub compaction: bool,
+    cleanup: Cleanup,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Cleanup {
+    full_snapshot: bool,
+    no_compaction: bool,
+    sweep_rows: Option<u32>,
 }
 
 /// Rows that are looked at with every write batch, if nothing else is said (Flink: cleanupIncrementally).
 const SWEEP_ROWS: u32 = 5;
 
 impl Ttl {
-    /// Reads a descriptor. `compacts` is true if the state's rows are dropped by compactions unless it says otherwise.
-    pub fn of(config: Option<&v1::TtlConfig>, compacts: bool) -> Self {
-        let Some(config) = config else { return Self { compaction: compacts, ..Self::default() } };
+    /// Reads a descriptor.
+    pub fn of(config: Option<&v1::TtlConfig>) -> Self {
+        let Some(config) = config else { return Self::default() };
         let cleanup = config.cleanup.unwrap_or_default();
-        let compaction = compacts && cleanup.compaction.unwrap_or(true);
         Self {
             clock: match config.clock() {
                 v1::TtlClock::Event => Clock::Event,
@@ -64,9 +67,27 @@ impl Ttl {
             },
             ttl_ms: config.ttl.and_then(|ttl| millis(&ttl)),
             shows_expired: config.visibility() == v1::TtlVisibility::ReturnExpiredIfNotCleanedUp,
-            sweep_rows: cleanup.incremental_rows.unwrap_or(if compaction { 0 } else { SWEEP_ROWS }),
-            compaction,
+            cleanup: Cleanup {
+                full_snapshot: cleanup.full_snapshot,
+                no_compaction: cleanup.compaction == Some(false),
+                sweep_rows: cleanup.incremental_rows,
+            },
         }
+    }
+
+    /// True if the backend may drop expired rows whenever it rewrites them: RocksDB in compactions, but not
+    /// those of states with a merge function, whose operands a filter sees one by one; memory in snapshots.
+    pub fn drops(&self, backend: v1::Backend, merges: bool) -> bool {
+        match backend {
+            v1::Backend::Memory => self.cleanup.full_snapshot,
+            _ => !merges && !self.cleanup.no_compaction,
+        }
+    }
+
+    /// Rows that are looked at with every write batch.
+    pub fn sweep_rows(&self, backend: v1::Backend, merges: bool) -> u32 {
+        let elsewhere = backend != v1::Backend::Memory && self.drops(backend, merges);
+        self.cleanup.sweep_rows.unwrap_or(if elsewhere || self.ttl_ms.is_none() { 0 } else { SWEEP_ROWS })
     }
 
     /// The state's time; `None` on the event clock before the first watermark.
@@ -139,7 +160,7 @@ mod tests {
 
     fn ttl(clock: v1::TtlClock) -> Ttl {
         let ttl = Some(prost_types::Duration { seconds: 10, nanos: 0 });
-        Ttl::of(Some(&v1::TtlConfig { ttl, clock: clock.into(), ..Default::default() }), true)
+        Ttl::of(Some(&v1::TtlConfig { ttl, clock: clock.into(), ..Default::default() }))
     }
 
     #[test]
@@ -164,7 +185,7 @@ mod tests {
     fn a_row_keeps_the_deadline_it_was_written_with() {
         let header = ttl(v1::TtlClock::Processing).header(&CLOCKS, Some(2_000));
         assert_eq!(header.deadline_ms, Some(2_000), "its own goes before the state's");
-        let off = Ttl::of(None, true);
+        let off = Ttl::of(None);
         assert!(!off.shows(&Clocks { processing_ms: 2_000, ..CLOCKS }, &header));
         assert_eq!(off.header(&CLOCKS, None).deadline_ms, None);
     }
