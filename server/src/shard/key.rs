@@ -51,12 +51,35 @@ pub struct RowKey<'a> {
     pub suffix: &'a [u8],
 }
 
+impl RowKey<'_> {
+    /// The prefix of all rows of the key.
+    pub fn key_prefix(&self) -> Vec<u8> {
+        let mut out = self.group.to_be_bytes().to_vec();
+        part(&mut out, self.key);
+        out
+    }
+
+    /// The prefix of all rows of the key and namespace.
+    pub fn namespace_prefix(&self) -> Vec<u8> {
+        let mut out = self.key_prefix();
+        if !self.key.is_empty() {
+            part(&mut out, self.namespace);
+        }
+        out
+    }
+}
+
 /// Takes a row key apart; `None` if it is not one.
 pub fn parse(row_key: &[u8]) -> Option<RowKey<'_>> {
     let (group, rest) = row_key.split_at_checked(2)?;
     if let Some((0, element)) = rest.split_first() {
         // A sorted set.
-        return Some(RowKey { group: u16::from_be_bytes([group[0], group[1]]), key: &[], namespace: &[], suffix: element });
+        return Some(RowKey {
+            group: u16::from_be_bytes([group[0], group[1]]),
+            key: &[],
+            namespace: &[],
+            suffix: element,
+        });
     }
     let (key, rest) = split_part(rest)?;
     let (namespace, suffix) = split_part(rest)?;

@@ -90,7 +90,9 @@ pub fn load(
     backend.scan(TableId::SHARD, b"", b"\xff", &mut |key, value| {
         let read = match key.first() {
             Some(b'l') => v1::LaneRecord::decode(value).ok().and_then(|record| lanes.load(&record)),
-            Some(b'r') => requests::parse(key, value).map(|(id, at_ms, verdicts)| requests.applied(id, at_ms, verdicts)),
+            Some(b'r') => {
+                requests::parse(key, value).map(|(id, at_ms, verdicts)| requests.applied(id, at_ms, verdicts))
+            }
             Some(b'v') => parse_verdict_key(key).map(|(lane, seq)| lanes.load_verdicts(lane, seq, value)),
             Some(b'c') => Meta::parse(value).map(|read| *meta = read),
             _ => None,

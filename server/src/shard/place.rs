@@ -21,7 +21,8 @@ pub fn place<'a>(identity: &Identity, states: &'a States, op: Op<'a>) -> Result<
     check_part("key", op.key)?;
     if state.kind() == StateKind::SortedSet {
         if !op.key.is_empty() || !op.namespace.is_empty() {
-            let message = format!("state {:?} is a sorted set: it is addressed by key group, without a key", state.name());
+            let message =
+                format!("state {:?} is a sorted set: it is addressed by key group, without a key", state.name());
             return Err(Refused::new(Reason::FieldInvalid, message));
         }
     } else if op.key.is_empty() {
@@ -50,8 +51,10 @@ fn key_group(identity: &Identity, state: &State, op: &Op<'_>) -> Result<KeyGroup
         return Err(Refused::new(Reason::KeyGroupOutOfRange, message));
     }
     let group = match op.key_group {
-        Some(named) if identity.explicit || state.kind() == StateKind::SortedSet => KeyGroup::new(named.into(), identity.max_parallelism)
-            .map_err(|error| Refused::new(Reason::KeyGroupOutOfRange, error.to_string()))?,
+        Some(named) if identity.explicit || state.kind() == StateKind::SortedSet => {
+            KeyGroup::new(named.into(), identity.max_parallelism)
+                .map_err(|error| Refused::new(Reason::KeyGroupOutOfRange, error.to_string()))?
+        }
         None if state.kind() == StateKind::SortedSet => {
             let message = format!("state {:?} is a sorted set: name the key group", state.name());
             return Err(Refused::new(Reason::FieldMissing, message));

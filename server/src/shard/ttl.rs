@@ -106,11 +106,7 @@ impl Ttl {
     pub fn header(&self, clocks: &Clocks, expires_at_ms: Option<i64>) -> row::Header {
         let now_ms = self.now_ms(clocks);
         let by_ttl = || Some(now_ms?.saturating_add(self.ttl_ms?));
-        row::Header {
-            write_ms: now_ms.unwrap_or(i64::MIN),
-            deadline_ms: expires_at_ms.or_else(by_ttl),
-            version: None,
-        }
+        row::Header { write_ms: now_ms.unwrap_or(i64::MIN), deadline_ms: expires_at_ms.or_else(by_ttl), version: None }
     }
 
     /// True if the row's deadline has come.

@@ -25,6 +25,7 @@ use v1::{ErrorReason as Reason, OpKind, StateKind};
 use super::{key, states::State};
 use crate::storage::{self, Writes, row};
 
+pub use multimap::unescape;
 pub use page::ANSWER_BYTES_MAX;
 pub use rows::{Rows, decode};
 
@@ -59,8 +60,10 @@ pub struct WriteContext<'a> {
     pub writes: &'a mut Writes,
     /// The shard's counters, as of this batch.
     pub counters: &'a mut Counters,
-    /// Verdicts of compare-and-sets, nothing for other operations.
-    pub answers: &'a mut AnswersBuilder,
+    /// Index of the operation in its batch.
+    pub index: usize,
+    /// Verdicts of compare-and-sets so far, by index: 1 swapped, 2 not swapped.
+    pub verdicts: &'a mut Vec<u8>,
     /// A buffer for row keys.
     pub row_key: &'a mut Vec<u8>,
 }
@@ -68,6 +71,11 @@ pub struct WriteContext<'a> {
 impl WriteContext<'_> {
     fn header(&self, state: &State, op: &Op<'_>) -> row::Header {
         state.ttl().header(&self.rows.clocks, op.expires_at_ms)
+    }
+
+    fn verdict(&mut self, swapped: bool) {
+        self.verdicts.resize(self.index, 0);
+        self.verdicts.push(if swapped { 1 } else { 2 });
     }
 }
 
@@ -106,9 +114,6 @@ pub fn write(placed: Placed<'_>, context: &mut WriteContext<'_>) -> Result<(), R
     expect_kind(placed)?;
     let mut row_key = std::mem::take(context.row_key);
     address(&mut row_key, &placed);
-    if !is_compare_and_set(op.kind) {
-        context.answers.none();
-    }
     let result = match op.kind {
         OpKind::ValuePut => value::put(context, state, &row_key, &op),
         OpKind::ValueClear | OpKind::ReducingClear | OpKind::AggregatingClear => {
@@ -141,12 +146,6 @@ pub fn write(placed: Placed<'_>, context: &mut WriteContext<'_>) -> Result<(), R
     };
     *context.row_key = row_key;
     result
-}
-
-/// True if an operation answers with a verdict.
-pub fn is_compare_and_set(kind: OpKind) -> bool {
-    use OpKind::{ValueCas, ValueCasClear, ValueCasVersion, ValueCasVersionClear};
-    matches!(kind, ValueCas | ValueCasVersion | ValueCasClear | ValueCasVersionClear)
 }
 
 /// Writes the row key, or the prefix of row keys, that an operation is on.

@@ -12,12 +12,7 @@ use super::{Rows, State, WriteContext};
 use crate::storage::row;
 
 /// Answers the result; an accumulator without an operand has none.
-pub(super) fn get(
-    rows: &Rows<'_>,
-    state: &State,
-    row_key: &[u8],
-    answers: &mut AnswersBuilder,
-) -> Result<(), Refused> {
+pub(super) fn get(rows: &Rows<'_>, state: &State, row_key: &[u8], answers: &mut AnswersBuilder) -> Result<(), Refused> {
     let found = rows.get(state, row_key)?;
     let result = found.and_then(|(header, payload)| Some((header, function(state).ok()?.result(&payload)?)));
     match result {
@@ -27,12 +22,7 @@ pub(super) fn get(
     Ok(())
 }
 
-pub(super) fn add(
-    context: &mut WriteContext<'_>,
-    state: &State,
-    row_key: &[u8],
-    op: &Op<'_>,
-) -> Result<(), Refused> {
+pub(super) fn add(context: &mut WriteContext<'_>, state: &State, row_key: &[u8], op: &Op<'_>) -> Result<(), Refused> {
     let function = function(state)?;
     if !function.valid_operand(op.value) {
         let message = format!(

@@ -6,11 +6,7 @@ use forebay_proto::{reason::Refused, v1::StateKind};
 use super::{Placed, WriteContext, multimap};
 use crate::{shard::key, storage::row};
 
-pub(super) fn touch(
-    context: &mut WriteContext<'_>,
-    placed: &Placed<'_>,
-    row_key: &mut Vec<u8>,
-) -> Result<(), Refused> {
+pub(super) fn touch(context: &mut WriteContext<'_>, placed: &Placed<'_>, row_key: &mut Vec<u8>) -> Result<(), Refused> {
     let Placed { op, state, .. } = *placed;
     let one_row = match state.kind() {
         StateKind::Value | StateKind::Reducing | StateKind::Aggregating => true,

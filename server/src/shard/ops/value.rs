@@ -11,12 +11,7 @@ use forebay_proto::{
 use super::{Rows, State, WriteContext};
 use crate::storage::row;
 
-pub(super) fn get(
-    rows: &Rows<'_>,
-    state: &State,
-    row_key: &[u8],
-    answers: &mut AnswersBuilder,
-) -> Result<(), Refused> {
+pub(super) fn get(rows: &Rows<'_>, state: &State, row_key: &[u8], answers: &mut AnswersBuilder) -> Result<(), Refused> {
     match rows.get(state, row_key)? {
         Some((header, payload)) => answers.value(&payload, header.version, header.deadline_ms),
         None => answers.absent(),
@@ -24,12 +19,7 @@ pub(super) fn get(
     Ok(())
 }
 
-pub(super) fn put(
-    context: &mut WriteContext<'_>,
-    state: &State,
-    row_key: &[u8],
-    op: &Op<'_>,
-) -> Result<(), Refused> {
+pub(super) fn put(context: &mut WriteContext<'_>, state: &State, row_key: &[u8], op: &Op<'_>) -> Result<(), Refused> {
     replace(context, state, row_key, op, op.value);
     Ok(())
 }
@@ -60,7 +50,7 @@ pub(super) fn compare_and_set(
             present.as_ref().map_or(0, |(header, _)| header.version.unwrap_or(0)) == expected
         }
     };
-    context.answers.verdict(as_expected);
+    context.verdict(as_expected);
     if as_expected {
         match op.kind {
             OpKind::ValueCas => replace(context, state, row_key, op, pair(op.value)?.1),

@@ -18,7 +18,9 @@ use std::{
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use super::{Backend, Error, Frozen, FrozenFile, Logging, Read, Result, Table, TableId, View, Visitor, Write, Writes, merge};
+use super::{
+    Backend, Error, Frozen, FrozenFile, Logging, Read, Result, Table, TableId, View, Visitor, Write, Writes, merge,
+};
 use key::Key;
 
 /// What an entry takes beside its key and row: two handles and its share of the nodes.

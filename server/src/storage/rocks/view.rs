@@ -1,10 +1,6 @@
 //! A database as it was at one moment, read while it changes.
 
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use rocksdb::{DBAccess, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
