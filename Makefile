@@ -38,7 +38,7 @@ demo:
 	deploy/setup.sh
 	cargo build --release --locked -p forebay-server -p forebay-client -p forebay-integration-tests \
 	    --bins --examples $(MEMORY)
-	$(CARGO_TARGET_DIR)-memory/release/demo --backend memory --input $(INPUT)
+	$(CARGO_TARGET_DIR)/release/demo --backend memory --input $(INPUT)
 else
 demo: setup
 	$(BUILD)

@@ -7,7 +7,6 @@ mod scan;
 
 use std::pin::Pin;
 
-use bytes::Bytes;
 use forebay_proto::{merge::MergeFunction, packed::Op, packed_list, reason::Refused, v1};
 use futures::Stream;
 use tonic::{Request, Response, Status};
@@ -189,7 +188,7 @@ impl StateService for StateEdge {
             Some(MergeFunction::MinBy | MergeFunction::MaxBy)
         );
         let operand = match request.by {
-            Some(by) if pairs => packed_list::pack([encode("bytes", by, "by")?, value.clone()]),
+            Some(by) if pairs => packed_list::pack([encode(&place.descriptor.map_key_codec, by, "by")?, value.clone()]),
             None if pairs => return Err(missing("by", "min_by and max_by compare by something: it is missing").into()),
             Some(_) => {
                 let message = format!("state {:?} does not compare: leave out by", place.descriptor.name);
