@@ -21,6 +21,7 @@ pub mod v1 {
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 pub mod codec;
+pub mod duration;
 pub mod key_group;
 pub mod merge;
 pub mod packed;

@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "shard/core.rs",
     "shard/core/opening.rs",
     "shard/core/sweep.rs",
@@ -33,6 +33,7 @@ const PURE: [&str; 20] = [
     "shard/states.rs",
     "shard/ttl.rs",
     "coordinator/assign.rs",
+    "coordinator/descriptors.rs",
     "coordinator/machine.rs",
     "coordinator/machine/rounds.rs",
     "coordinator/machine/tell.rs",

@@ -4,8 +4,7 @@
 //! holds for what is written from then on, whether TTL was switched on, off or changed. So what a read
 //! sees depends on rows and clock alone, never on when something was cleaned up (semantics.md, section 9).
 
-use forebay_proto::{reason::Refused, v1};
-use v1::ErrorReason as Reason;
+use forebay_proto::{duration, v1};
 
 use crate::storage::row;
 
@@ -65,7 +64,7 @@ impl Ttl {
                 v1::TtlClock::Writer => Clock::Writer,
                 v1::TtlClock::Unspecified | v1::TtlClock::Processing => Clock::Processing,
             },
-            ttl_ms: config.ttl.and_then(|ttl| millis(&ttl)),
+            ttl_ms: config.ttl.as_ref().and_then(duration::millis),
             shows_expired: config.visibility() == v1::TtlVisibility::ReturnExpiredIfNotCleanedUp,
             cleanup: Cleanup {
                 full_snapshot: cleanup.full_snapshot,
@@ -121,33 +120,6 @@ impl Ttl {
     }
 }
 
-/// Checks the TTL of a descriptor; any positive time of at least a millisecond is one.
-pub fn check(config: &v1::TtlConfig, leased: bool) -> Result<(), Refused> {
-    let invalid = |message: String| Err(Refused::new(Reason::TtlInvalid, message));
-    let Some(ttl) = &config.ttl else { return invalid("the TTL has no time: say how long entries live".into()) };
-    if millis(ttl).is_none_or(|ms| ms <= 0) {
-        return invalid(format!("the TTL is {} s and {} ns: at least a millisecond", ttl.seconds, ttl.nanos));
-    }
-    if config.clock() == v1::TtlClock::Event && !leased {
-        return invalid("the event clock is the watermark of a writer: a shared operator has none".into());
-    }
-    let known = v1::TtlClock::try_from(config.clock).is_ok()
-        && v1::TtlUpdate::try_from(config.update).is_ok()
-        && v1::TtlVisibility::try_from(config.visibility).is_ok();
-    if !known {
-        return invalid("clock, update or visibility is unknown to this build".into());
-    }
-    Ok(())
-}
-
-fn millis(ttl: &prost_types::Duration) -> Option<i64> {
-    if ttl.seconds < 0 || ttl.nanos < 0 {
-        return None;
-    }
-    let ms = ttl.seconds.saturating_mul(1000).saturating_add(i64::from(ttl.nanos / 1_000_000));
-    (ms > 0).then_some(ms)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,19 +162,5 @@ mod tests {
     fn the_longest_ttl_saturates() {
         let longest = Ttl { ttl_ms: Some(i64::MAX), ..Ttl::default() };
         assert_eq!(longest.header(&CLOCKS, None).deadline_ms, Some(i64::MAX));
-    }
-
-    #[test]
-    fn a_ttl_that_is_none_is_refused() {
-        let config = |seconds, nanos| v1::TtlConfig {
-            ttl: Some(prost_types::Duration { seconds, nanos }),
-            ..Default::default()
-        };
-        for wrong in [config(0, 0), config(-1, 0), config(0, 999_999), v1::TtlConfig::default()] {
-            assert_eq!(check(&wrong, true).unwrap_err().reason, Reason::TtlInvalid, "{wrong:?}");
-        }
-        assert_eq!(check(&config(0, 1_000_000), true), Ok(()));
-        let event = v1::TtlConfig { clock: v1::TtlClock::Event.into(), ..config(1, 0) };
-        assert!(check(&event, true).is_ok() && check(&event, false).is_err());
     }
 }

@@ -42,7 +42,11 @@ pub async fn put(
         }
         Some(map_key) => {
             let map_key = Some(place.map_key(&map_key)?);
-            let entries = values.into_iter().map(|value| MapEntry { map_key: map_key.clone(), value: Some(value) });
+            let entries = values.into_iter().map(|value| MapEntry {
+                map_key: map_key.clone(),
+                value: Some(value),
+                expires_at_ms: None,
+            });
             let entries = entries.collect();
             let request = MapPutRequest { address: place.address(), entries, request_id, ..MapPutRequest::default() };
             place.call(async |mut state| state.map_put(request.clone()).await).await?;

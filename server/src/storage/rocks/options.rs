@@ -3,15 +3,20 @@
 //! Invariant: every column family is opened with the options of its own table, never with defaults,
 //! which lack the bloom filter (half the speed of reads) and the merge operator (no reads at all).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    ffi::CStr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use forebay_proto::merge::MergeFunction;
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel, MergeOperands, Options,
-    WriteBufferManager, compaction_filter::Decision,
+    WriteBufferManager,
+    compaction_filter::{CompactionFilter, Decision},
+    compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
 };
 
 use super::{super::RocksConfig, WalTolerance, columns::Column};
@@ -147,12 +152,44 @@ fn set_merge(options: &mut Options, function: MergeFunction) {
     options.set_max_successive_merges(OPERANDS_MAX);
 }
 
-/// A filter sees what a compaction rewrites, whatever snapshots still read it: so only rows go that nobody
-/// is shown any more.
+/// Drops expired rows in compactions.
+///
+/// A filter sees what a compaction rewrites, whatever snapshots still read it: so only rows go that nobody is
+/// shown any more. A factory, because RocksDB owns it; a filter itself would have to outlive the database,
+/// which the crate sees to only for column families that are there at the open.
 fn drop_expired(options: &mut Options, given_up_ms: Arc<AtomicI64>) {
-    options.set_compaction_filter("forebay.expired", move |_, _, value| {
-        if row::expired_by(value, given_up_ms.load(Ordering::Relaxed)) { Decision::Remove } else { Decision::Keep }
-    });
+    options.set_compaction_filter_factory(Expiry { given_up_ms });
+}
+
+struct Expiry {
+    given_up_ms: Arc<AtomicI64>,
+}
+
+impl CompactionFilterFactory for Expiry {
+    type Filter = Expired;
+
+    fn create(&mut self, _: CompactionFilterContext) -> Expired {
+        Expired { until_ms: self.given_up_ms.load(Ordering::Relaxed) }
+    }
+
+    fn name(&self) -> &CStr {
+        c"forebay.expired"
+    }
+}
+
+/// The rows of one compaction whose deadline is not behind a time.
+struct Expired {
+    until_ms: i64,
+}
+
+impl CompactionFilter for Expired {
+    fn filter(&mut self, _: u32, _: &[u8], value: &[u8]) -> Decision {
+        if row::expired_by(value, self.until_ms) { Decision::Remove } else { Decision::Keep }
+    }
+
+    fn name(&self) -> &CStr {
+        c"forebay.expired"
+    }
 }
 
 fn bytes(size: bytesize::ByteSize) -> usize {
