@@ -413,6 +413,11 @@ impl Core {
         Ok(())
     }
 
+    /// Ends the shard's service: somebody has found that it cannot be read.
+    pub fn lose(&mut self, cause: String) {
+        self.lost.get_or_insert(cause);
+    }
+
     fn is_whole(&self) -> Result<(), Refused> {
         self.lost.as_ref().map_or(Ok(()), |cause| Err(Refused::new(Reason::ShardLost, cause)))
     }

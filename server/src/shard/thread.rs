@@ -39,6 +39,7 @@ enum Message {
     Batch { batch: Batch, reply: Reply<Done> },
     View { state: u32, committed: bool, reply: Reply<Frozen> },
     Estimate { state: u32, reply: Reply<u64> },
+    Lose(String),
     Snapshot(v1::BarrierOp),
     Completed(u64),
     AwaitDurable { lane: LaneId, seq: u64, reply: Reply<u64> },
@@ -128,6 +129,11 @@ impl Shard {
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
+    /// Tells that rows of a view could not be read: the shard is lost.
+    pub async fn lose(&self, cause: String) {
+        self.send(Message::Lose(cause)).await;
+    }
+
     /// Tells that a checkpoint is complete.
     pub async fn completed(&self, checkpoint: u64) {
         self.send(Message::Completed(checkpoint)).await;
@@ -187,6 +193,7 @@ impl Message {
             | Self::Completed(_)
             | Self::Update { .. }
             | Self::Detach(_)
+            | Self::Lose(_)
             | Self::Stop => {}
         }
     }
@@ -288,6 +295,7 @@ impl Worker {
                 done.send(()).ok();
             }
             Message::Detach(stream) => self.core.detach(stream),
+            Message::Lose(cause) => self.core.lose(cause),
             Message::Stop => {}
         }
     }

@@ -14,7 +14,8 @@ use crate::shard::{
     core::Frozen,
     gate::Caller,
     key::{self, RowKey},
-    ops::Rows,
+    ops::{Header, Rows, unescape},
+    thread::Shard,
 };
 
 /// Rows that are read at a time.
@@ -22,7 +23,7 @@ const PAGE_ROWS: usize = 256;
 
 /// The shards of an operator that hold some key groups, each with its range.
 pub(super) struct Shards {
-    pub(super) found: Vec<Arc<crate::shard::thread::Shard>>,
+    pub(super) found: Vec<Arc<Shard>>,
     groups: std::ops::Range<u32>,
 }
 
@@ -48,7 +49,8 @@ impl Shards {
         for shard in &self.found {
             let range = shard.range();
             let groups = range.start().max(self.groups.start)..range.end().min(self.groups.end);
-            parts.push(Part { frozen: Arc::new(shard.view(state, committed).await?), groups });
+            let frozen = Arc::new(shard.view(state, committed).await?);
+            parts.push(Part { shard: shard.clone(), frozen, groups });
         }
         Ok(parts)
     }
@@ -56,7 +58,8 @@ impl Shards {
 
 /// A frozen shard and the key groups that are read of it.
 pub(super) struct Part {
-    pub(super) frozen: Arc<Frozen>,
+    shard: Arc<Shard>,
+    frozen: Arc<Frozen>,
     groups: std::ops::Range<u32>,
 }
 
@@ -67,19 +70,35 @@ impl Part {
         (row(self.groups.start), row(self.groups.end))
     }
 
+    /// Reads away from the shard's thread, which hears of rows that cannot be read.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Frozen) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let frozen = self.frozen.clone();
+        let read = tokio::task::spawn_blocking(move || read(&frozen)).await;
+        let read = read.unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())));
+        if let Err(refused) = &read
+            && refused.reason == Reason::ShardLost
+        {
+            self.shard.lose(refused.message.clone()).await;
+        }
+        read
+    }
+
     /// Counts the rows that a reader is shown.
     pub(super) async fn count(self) -> Result<u64, Refused> {
         let (start, end) = self.bounds();
-        let count = tokio::task::spawn_blocking(move || {
-            let rows = Rows { read: self.frozen.view.as_ref(), clocks: self.frozen.clocks };
+        self.read(move |frozen| {
+            let rows = Rows { read: frozen.view.as_ref(), clocks: frozen.clocks };
             let mut count = 0;
-            rows.scan(&self.frozen.state, &start, &end, &mut |_, _, _| {
+            rows.scan(&frozen.state, &start, &end, &mut |_, _, _| {
                 count += 1;
                 Ok(ControlFlow::Continue(()))
-            })
-            .map(|()| count)
-        });
-        count.await.unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())))
+            })?;
+            Ok(count)
+        })
+        .await
     }
 }
 
@@ -149,10 +168,9 @@ impl Scan {
                     None => return Ok(None),
                 },
             };
-            let (filter, frozen, end) = (self.filter.clone(), part.frozen.clone(), part.bounds().1);
+            let (filter, end) = (self.filter.clone(), part.bounds().1);
             let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(PAGE_ROWS);
-            let read = tokio::task::spawn_blocking(move || filter.page(&frozen, start, &end, most));
-            let page = read.await.unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())))?;
+            let page = part.read(move |frozen| filter.page(frozen, start, &end, most)).await?;
             self.left -= page.rows.len() as u64;
             let page_token = page.next.as_ref().map(|next| token(&part, next)).unwrap_or_default();
             self.current = page.next.map(|next| (part, next));
@@ -212,13 +230,7 @@ impl Filter {
         }
     }
 
-    fn row(
-        &self,
-        frozen: &Frozen,
-        parsed: &RowKey<'_>,
-        header: &crate::storage::row::Header,
-        payload: &[u8],
-    ) -> Option<v1::ScanRow> {
+    fn row(&self, frozen: &Frozen, parsed: &RowKey<'_>, header: &Header, payload: &[u8]) -> Option<v1::ScanRow> {
         let descriptor = &self.descriptor;
         let item = |codec: &str, raw: &[u8]| v1::Item {
             raw: Bytes::copy_from_slice(raw),
@@ -243,7 +255,7 @@ impl Filter {
                 item(codec, payload)
             }
             StateKind::Multimap => {
-                let (map_key, _) = crate::shard::ops::unescape(parsed.suffix)?;
+                let (map_key, _) = unescape(parsed.suffix)?;
                 row.map_key = Some(item(&descriptor.map_key_codec, &map_key));
                 item(codec, payload)
             }

@@ -25,6 +25,7 @@ use v1::{ErrorReason as Reason, OpKind, StateKind};
 use super::{key, states::State};
 use crate::storage::{self, Writes, row};
 
+pub use crate::storage::row::Header;
 pub use multimap::unescape;
 pub use page::ANSWER_BYTES_MAX;
 pub use rows::{Rows, decode};
@@ -69,7 +70,7 @@ pub struct WriteContext<'a> {
 }
 
 impl WriteContext<'_> {
-    fn header(&self, state: &State, op: &Op<'_>) -> row::Header {
+    fn header(&self, state: &State, op: &Op<'_>) -> Header {
         state.ttl().header(&self.rows.clocks, op.expires_at_ms)
     }
 
