@@ -1,5 +1,8 @@
-//! .
+//! What the tests are made of: real processes, an S3 server with faults, the flights workload and its oracle,
+//! the simulation, fuzz targets. The only place that sees server and client together.
+
 pub mod flights;
+pub mod fuzz;
 pub mod harness;
 pub mod s3;
 pub mod simulation;

@@ -23,7 +23,7 @@ use forebay_proto::{
 use v1::{ErrorReason as Reason, OpKind, StateKind};
 
 use super::{key, states::State};
-use crate::storage::{self, Writes, row};
+use crate::storage::{self, Writes};
 
 pub use crate::storage::row::Header;
 pub use multimap::unescape;
