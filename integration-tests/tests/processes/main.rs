@@ -12,3 +12,4 @@ mod grpcurl;
 mod jobs;
 mod object_stores;
 mod session;
+mod state;

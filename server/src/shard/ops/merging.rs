@@ -40,7 +40,7 @@ fn merge_lists(
     let state = placed.state;
     let mut row_key = target.to_vec();
     for source in sources {
-        let rows = context.rows.rows_after(context.writes, state, (source, &key::successor(source)), usize::MAX)?;
+        let rows = context.rows.rows_after(context.writes, state, (source, &key::successor(source)))?;
         for (from, (header, element)) in rows {
             context.writes.delete(state.table(), &from);
             list::push(context, state, &mut row_key, &header, &element);

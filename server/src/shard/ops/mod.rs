@@ -164,11 +164,9 @@ fn clear_run(context: &mut WriteContext<'_>, state: &State, prefix: &[u8]) -> Re
 }
 
 fn clear_between(context: &mut WriteContext<'_>, state: &State, start: &[u8], end: &[u8]) -> Result<(), Refused> {
-    let rows = context.rows.rows_after(context.writes, state, (start, end), CLEARED_ROWS_MAX + 1)?;
-    if rows.len() > CLEARED_ROWS_MAX {
-        context.writes.delete_range(state.table(), start, end);
-    } else {
-        rows.keys().for_each(|row_key| context.writes.delete(state.table(), row_key));
+    match context.rows.keys_until(context.writes, state, (start, end), CLEARED_ROWS_MAX)? {
+        Some(keys) => keys.iter().for_each(|row_key| context.writes.delete(state.table(), row_key)),
+        None => context.writes.delete_range(state.table(), start, end),
     }
     Ok(())
 }

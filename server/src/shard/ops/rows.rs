@@ -1,6 +1,9 @@
 //! The rows of a state: as they are, and as they will be once the batch so far is applied.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use bytes::Bytes;
 use forebay_proto::{reason::Refused, v1::ErrorReason as Reason};
@@ -112,13 +115,41 @@ impl Rows<'_> {
         row.map_or(Ok(None), |row| self.shown(state, row.into()))
     }
 
-    /// Reads the rows with `start <= key < end` as they will be once `pending` is applied, until there are `most`.
-    pub fn rows_after(
+    /// The keys of all rows with `start <= key < end`, expired ones and those that `pending` writes among them;
+    /// `None` if there are more than `most`.
+    pub fn keys_until(
         &self,
         pending: &Writes,
         state: &State,
         (start, end): (&[u8], &[u8]),
         most: usize,
+    ) -> Result<Option<BTreeSet<Vec<u8>>>, Refused> {
+        let mut keys = BTreeSet::new();
+        let scanned = self.read.scan(state.table(), start, end, &mut |row_key, _| {
+            keys.insert(row_key.to_vec());
+            if keys.len() > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match scanned {
+            Ok(()) | Err(storage::Error::NoTable(_)) => {}
+            Err(error) => return Err(failed(&error)),
+        }
+        for write in pending.iter().filter(|write| write.table() == state.table()) {
+            if let Write::Put { key, .. } | Write::Merge { key, .. } = write
+                && start <= key
+                && key < end
+            {
+                keys.insert(key.to_vec());
+            }
+        }
+        Ok((keys.len() <= most).then_some(keys))
+    }
+
+    /// Reads the rows with `start <= key < end` as they will be once `pending` is applied.
+    pub fn rows_after(
+        &self,
+        pending: &Writes,
+        state: &State,
+        (start, end): (&[u8], &[u8]),
     ) -> Result<BTreeMap<Vec<u8>, (row::Header, Bytes)>, Refused> {
         let inside = |key: &[u8]| start <= key && key < end;
         let touched = pending.iter().any(|write| {
@@ -136,7 +167,7 @@ impl Rows<'_> {
                 return Err(too_much(state));
             }
             rows.insert(row_key.to_vec(), (*header, Bytes::copy_from_slice(payload)));
-            Ok(if !touched && rows.len() >= most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(ControlFlow::Continue(()))
         })?;
         if !touched {
             return Ok(rows);

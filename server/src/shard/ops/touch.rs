@@ -22,7 +22,7 @@ pub(super) fn touch(context: &mut WriteContext<'_>, placed: &Placed<'_>, row_key
     };
     // A row that is one address alone ends where the first longer key begins.
     let end = if one_row { [row_key.as_slice(), &[0]].concat() } else { key::successor(row_key) };
-    let rows = context.rows.rows_after(context.writes, state, (row_key, &end), usize::MAX)?;
+    let rows = context.rows.rows_after(context.writes, state, (row_key, &end))?;
     let touched = context.header(state, &op);
     // What has expired stays so, even where reads are still shown it.
     let alive = rows.into_iter().filter(|(_, (before, _))| !state.ttl().expired(&context.rows.clocks, before));
