@@ -4,6 +4,8 @@ use forebay_proto::{codec::Codec, codec::I64, packed::Ops, packed_list, v1::OpKi
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
+use bytes::Bytes;
+use forebay_proto::merge::MergeFunction;
 
 const LIMITS: BatchLimits = BatchLimits { ops_max: 100, bytes: 1 << 20 };
 const VALUES: u32 = 1;
