@@ -29,7 +29,10 @@ use std::{
     sync::Arc,
 };
 
-use forebay_proto::{packed::Op, v1::PackedOps};
+use forebay_proto::{
+    packed::Op,
+    v1::{OpKind, PackedOps},
+};
 
 pub use address::At;
 use address::{join, split};
@@ -72,6 +75,8 @@ struct Entry {
     body: Body,
     /// Reads that are outstanding.
     reads: u32,
+    /// The deadline that everything there is to be given.
+    touch_ms: Option<i64>,
     /// Its place among the unsent; `None` if nothing is unsent.
     unsent: Option<Place>,
     /// True if it was used since the hand of the clock came by.
@@ -140,6 +145,18 @@ impl Cache {
     /// Returns true if nothing of the state is kept beyond its sending.
     pub fn is_uncached(&self, state: u32) -> bool {
         self.uncached.contains(&state)
+    }
+
+    /// Gives everything at the address of a reading another deadline, with the next flush.
+    pub fn touch(&mut self, reading: &Reading, deadline_ms: i64, now_ms: u64) {
+        let number = self.next_place;
+        let Some(entry) = self.entries.get_mut(&reading.0) else { return };
+        entry.touch_ms = Some(deadline_ms);
+        if entry.unsent.is_none() {
+            entry.unsent = Some(Place { number, since_ms: now_ms });
+            self.next_place += 1;
+            self.unsent.push_back((number, reading.0.clone()));
+        }
     }
 
     /// Forgets an entry of an uncached state, unless something of it is unsent or being read.
@@ -211,9 +228,13 @@ impl Cache {
             return false;
         }
         let (state, key, namespace) = split(address);
-        let at = Op { key_group: entry.key_group, ..Op::new(Default::default(), state, key) };
+        let at = Op { key_group: entry.key_group, ..Op::new(OpKind::Unspecified, state, key) };
         let (shard, before) = (entry.shard, (entry.body.bytes(), entry.body.unsent_bytes()));
         entry.body.take_unsent(at.with_namespace(namespace), &mut |op| batches.push(shard, op));
+        if let Some(touch_ms) = entry.touch_ms.take() {
+            let touch = Op { kind: OpKind::Touch, ..at };
+            batches.push(shard, &touch.with_namespace(namespace).with_expires_at_ms(touch_ms));
+        }
         entry.unsent = None;
         let after = (entry.body.bytes(), entry.body.unsent_bytes());
         self.bytes = self.bytes + after.0 - before.0;
@@ -244,6 +265,7 @@ impl Cache {
             key_group: at.key_group,
             body: empty(),
             reads: 0,
+            touch_ms: None,
             unsent: None,
             used: true,
             on_clock: false,

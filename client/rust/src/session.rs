@@ -5,6 +5,9 @@
 //! that a task left over from before a rewind cannot touch what came after. Invariant: the cache is locked
 //! while batches are handed to lanes, so that lanes see writes and reads in the order of the cache.
 
+mod direct;
+mod watermarks;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
@@ -14,7 +17,7 @@ use std::{
 use forebay_proto::{
     packed::{AnswerRef, Answers, Op, OpsBuilder},
     reason::Refused,
-    v1::{self, ErrorReason},
+    v1::{self, ErrorReason, TtlClock},
 };
 use futures::future::{join_all, select_all};
 use tokio::{sync::Notify, time::sleep};
@@ -25,10 +28,13 @@ use crate::{
     backlog::Backlog,
     cache::{At, BatchLimits, Cache, Reading},
     error::{Error, Result},
+    expiry::{Expiry, Touches},
     lease::Lease,
     routing::Table,
     shard_lane::LaneHandle,
 };
+pub(crate) use direct::Wanted;
+use watermarks::Watermarks;
 
 /// Bytes that may be flushed and not yet acknowledged before operations wait.
 const BACKLOG_BYTES_MAX: usize = 32 << 20;
@@ -57,6 +63,8 @@ pub(crate) struct Session {
     lanes: Arc<Vec<LaneHandle>>,
     states: HashMap<String, v1::RegisteredState>,
     cache: Mutex<Cache>,
+    watermarks: Mutex<Watermarks>,
+    touches: Mutex<Touches>,
     lease: Arc<Lease>,
     backlog: Arc<Backlog>,
     attention: Arc<Attention>,
@@ -75,7 +83,10 @@ impl Session {
             let name = registered.descriptor.as_ref().map(|descriptor| descriptor.name.clone());
             (name.unwrap_or_default(), registered)
         };
+        let watermarks = Mutex::new(Watermarks::new(parts.lanes.len()));
         let session = Arc::new(Self {
+            watermarks,
+            touches: Mutex::default(),
             table: parts.table,
             explicit: parts.explicit,
             lanes: Arc::new(parts.lanes),
@@ -113,6 +124,11 @@ impl Session {
     /// Returns a registered state.
     pub(crate) fn state(&self, name: &str) -> Option<&v1::RegisteredState> {
         self.states.get(name)
+    }
+
+    /// Returns the table of the shards that the session holds.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
     }
 
     /// Finds the shard of a key.
@@ -173,8 +189,60 @@ impl Session {
         self.cache.lock().expect("no panic while locked")
     }
 
-    fn now_ms(&self) -> u64 {
+    /// Returns the milliseconds since the session began.
+    pub(crate) fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// Returns the time on a state's clock; `None` if there is none yet.
+    pub(crate) fn clock_ms(&self, clock: TtlClock, shard: usize) -> Option<i64> {
+        match clock {
+            TtlClock::Event => self.watermarks.lock().expect("no panic while locked").current_ms(),
+            TtlClock::Writer => Some(crate::clock::now_ms()),
+            TtlClock::Processing | TtlClock::Unspecified => self.lanes[shard].clock_ms(Instant::now()),
+        }
+    }
+
+    /// Returns the deadline of what is written now. Waits until the shard has told its time once; on event
+    /// time there is no deadline before the first watermark.
+    pub(crate) async fn deadline_ms(&self, expiry: &Expiry, shard: usize) -> Result<Option<i64>> {
+        loop {
+            let clock_ms = self.clock_ms(expiry.clock, shard);
+            if clock_ms.is_some() || expiry.clock == TtlClock::Event {
+                return Ok(clock_ms.map(|clock_ms| expiry.deadline(clock_ms)));
+            }
+            self.unless_ended(self.lanes[shard].opened()).await??;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Returns the deadline that a read gives what it has read, if it is to; for what the cache does not keep.
+    pub(crate) fn touch_ms(&self, expiry: Option<&Expiry>, at: At<'_>, map_key: &[u8]) -> Option<i64> {
+        let expiry = expiry.filter(|expiry| expiry.on_read)?;
+        let clock_ms = self.clock_ms(expiry.clock, at.shard)?;
+        let length = (at.key.len() as u32).to_be_bytes();
+        let address = [&at.state.to_be_bytes(), &length, at.key, at.namespace, &[0], map_key].concat();
+        self.touches.lock().expect("no panic while locked").touch(expiry, address, clock_ms)
+    }
+
+    /// Takes a watermark; each shard hears of it with the next writes, or on its own soon.
+    pub(crate) fn watermark(&self, watermark_ms: i64) {
+        self.watermarks.lock().expect("no panic while locked").advance(watermark_ms);
+    }
+
+    fn take_watermark(&self, shard: usize) -> Option<i64> {
+        self.watermarks.lock().expect("no panic while locked").take(shard)
+    }
+
+    /// Tells a shard the watermark, if it has not heard it.
+    fn send_watermark(&self, shard: usize) {
+        if let Some(watermark_ms) = self.take_watermark(shard) {
+            self.lanes[shard].write_behind(None, Some(watermark_ms), &self.backlog);
+        }
+    }
+
+    fn send_watermarks(&self) {
+        (0..self.lanes.len()).for_each(|shard| self.send_watermark(shard));
     }
 
     /// Writes into the cache, and flushes if so much is unsent.
@@ -209,6 +277,7 @@ impl Session {
         let (mut outstanding, reply) = {
             let mut cache = self.lock();
             let reading = begin(&mut cache);
+            self.send_watermark(shard);
             (Outstanding { session: self, reading: Some(reading) }, self.lanes[shard].read(ops.finish()))
         };
         let answer = self.unless_ended(reply).await?.map_err(|error| self.failed(error))?;
@@ -234,8 +303,14 @@ impl Session {
     /// Hands to the lanes what has been unsent since `until_ms`; true if something must wait for a read.
     fn send_unsent(&self, cache: &mut Cache, until_ms: u64) -> bool {
         let unsent = cache.take_unsent(until_ms, BATCH_LIMITS);
-        for (shard, ops) in unsent.batches {
-            self.lanes[shard].write_behind(ops, &self.backlog);
+        let mut batches = unsent.batches;
+        batches.sort_by_key(|(shard, _)| *shard);
+        let mut batches = batches.into_iter().peekable();
+        while let Some((shard, ops)) = batches.next() {
+            // Behind the last operations of the shard.
+            let last = batches.peek().is_none_or(|(next, _)| *next != shard);
+            let watermark_ms = if last { self.take_watermark(shard) } else { None };
+            self.lanes[shard].write_behind(Some(ops), watermark_ms, &self.backlog);
         }
         unsent.blocked
     }
@@ -245,6 +320,7 @@ impl Session {
         loop {
             let read_ended = self.read_ended.notified();
             if !self.send_unsent(&mut self.lock(), u64::MAX) {
+                self.send_watermarks();
                 return;
             }
             read_ended.await;
@@ -320,6 +396,7 @@ async fn flush_by_age(session: Weak<Session>, delay_max: Duration) {
         if let Some(until_ms) = session.now_ms().checked_sub(delay_ms) {
             session.send_unsent(&mut session.lock(), until_ms);
         }
+        session.send_watermarks();
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{cell::RefCell, marker::PhantomData, sync::Arc};
 
 use bytes::Bytes;
-use forebay_proto::{reason::Refused, v1};
+use forebay_proto::{packed::AnswerRef, packed_list, reason::Refused, v1};
 
 use crate::{
-    cache::At,
+    cache::{At, Cache, Reading},
     codec::{self, Stored, WriteAs},
     error::{Error, Result},
-    session::{Session, check_length},
+    expiry::{Expiry, Look, look},
+    session::{Session, Wanted, check_length},
 };
 
 /// A state as a program declares it: name, kind and codecs.
@@ -35,6 +36,7 @@ pub(crate) struct Scope {
     pub(crate) session: Arc<Session>,
     pub(crate) state: Arc<v1::RegisteredState>,
     pub(crate) namespace: Bytes,
+    pub(crate) expiry: Option<Expiry>,
     key_group: Option<u32>,
 }
 
@@ -52,8 +54,10 @@ impl Scope {
                 format!("state {:?} is a {:?}, declared as {:?}", declared.name, registered.kind(), declared.kind());
             return Err(Refused::new(v1::ErrorReason::WrongKind, message).into());
         }
+        // What the servers go by is what is registered, which a later program may have changed.
+        let expiry = Expiry::of(registered.ttl.as_ref());
         let (session, state) = (session.clone(), Arc::new(state.clone()));
-        Ok(Self { session, state, namespace: Bytes::new(), key_group: None })
+        Ok(Self { session, state, namespace: Bytes::new(), expiry, key_group: None })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -111,6 +115,63 @@ impl Scope {
     /// Finds the shard of a key that was encoded before.
     pub(crate) fn locate<'a>(&'a self, key: &'a [u8]) -> Result<At<'a>> {
         self.session.locate(self.state.id, key, &self.namespace, self.key_group)
+    }
+
+    /// Encodes keys.
+    pub(crate) fn encode_all<K: Stored, E: WriteAs<K>>(
+        &self,
+        keys: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<Vec<u8>>> {
+        keys.into_iter().map(|key| self.encode::<K>(&key)).collect()
+    }
+
+    /// Returns the deadline of what is written now, where the state has a TTL.
+    pub(crate) async fn deadline_ms(&self, shard: usize) -> Result<Option<i64>> {
+        match &self.expiry {
+            Some(expiry) => self.session.deadline_ms(expiry, shard).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Decides what a reader does with an entry that has a deadline.
+    pub(crate) fn look(&self, deadline_ms: i64, shard: usize) -> Look {
+        let clock = self.expiry.map_or(v1::TtlClock::Processing, |expiry| expiry.clock);
+        match self.session.clock_ms(clock, shard) {
+            Some(clock_ms) => look(self.expiry.as_ref(), deadline_ms, clock_ms),
+            None => Look::Alive,
+        }
+    }
+
+    /// Reads into the cache what it does not know; nothing of a state of which it keeps nothing.
+    pub(crate) async fn prefetch(
+        &self,
+        wanted: &[Wanted<'_>],
+        begin: impl Fn(&mut Cache, At<'_>) -> Reading,
+        fill: impl Fn(&mut Cache, Reading, usize, AnswerRef<'_>),
+    ) -> Result<()> {
+        if wanted.is_empty() || self.session.cached(|cache| cache.is_uncached(self.state.id)) {
+            return Ok(());
+        }
+        self.session.fill_all(wanted, &begin, fill).await
+    }
+
+    /// Merges namespaces of a key into one. Nothing to merge is no operation.
+    pub(crate) async fn merge_namespaces<K: Stored, N: Stored, S: WriteAs<N>>(
+        &self,
+        key: &(impl WriteAs<K> + ?Sized),
+        sources: impl IntoIterator<Item = S>,
+        target: &(impl WriteAs<N> + ?Sized),
+    ) -> Result<()> {
+        let sources = sources.into_iter().map(|source| self.in_namespace::<N>(&source)).collect::<Result<Vec<_>>>()?;
+        let target = self.in_namespace::<N>(target)?;
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let key = self.encode(key)?;
+        let all = sources.iter().chain([&target]).map(|scope| scope.locate(&key)).collect::<Result<Vec<_>>>()?;
+        let packed = packed_list::pack(sources.iter().map(|source| &source.namespace));
+        let op = target.locate(&key)?.op(v1::OpKind::MergeNamespaces).with_value(&packed);
+        self.session.write_over(&all, op).await
     }
 
     fn codec(&self, source: forebay_proto::codec::Error) -> Error {
