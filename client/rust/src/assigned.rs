@@ -40,6 +40,14 @@ impl Assigned {
         Some(self.assignment.restored_checkpoint).filter(|checkpoint| *checkpoint > 0)
     }
 
+    /// Returns true if the state comes from a checkpoint, and false at the job's first start (Flink:
+    /// FunctionInitializationContext.isRestored): then there is no worker state to begin with, and every state
+    /// is empty. A worker that joins a running job is restored, too, even if its share of the worker state is
+    /// empty.
+    pub fn restored(&self) -> bool {
+        self.checkpoint().is_some()
+    }
+
     /// Returns the job's generation.
     pub fn generation(&self) -> u64 {
         self.assignment.generation

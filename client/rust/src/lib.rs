@@ -83,7 +83,7 @@ pub use client::Client;
 pub use error::{Error, Result};
 pub use forebay_proto::{merge::MergeFunction, v1};
 pub use hooks::{HookResult, Hooks, NoHooks};
-pub use list::{List, ListState};
+pub use list::{List, ListPages, ListState};
 pub use map::{Map, MapState};
 pub use records::RecordGuard;
 pub use reducing::{Reducing, ReducingState};

@@ -3,6 +3,8 @@
 use forebay_proto::{codec::Codec, codec::I64, packed::Ops, packed_list, v1::OpKind};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+use std::collections::BTreeMap;
+
 use super::*;
 use bytes::Bytes;
 use forebay_proto::merge::MergeFunction;
