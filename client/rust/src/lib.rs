@@ -84,7 +84,7 @@ pub use error::{Error, Result};
 pub use forebay_proto::{merge::MergeFunction, v1};
 pub use hooks::{HookResult, Hooks, NoHooks};
 pub use list::{List, ListPages, ListState};
-pub use map::{Map, MapState};
+pub use map::{Map, MapScan, MapState};
 pub use records::RecordGuard;
 pub use reducing::{Reducing, ReducingState};
 pub use states::{DefaultNamespace, State};
