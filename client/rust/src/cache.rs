@@ -147,11 +147,13 @@ impl Cache {
         self.uncached.contains(&state)
     }
 
-    /// Gives everything at the address of a reading another deadline, with the next flush.
-    pub fn touch(&mut self, reading: &Reading, deadline_ms: i64, now_ms: u64) {
+    /// Gives everything at the address of a reading that has not expired by `clock_ms` another deadline, with
+    /// the next flush.
+    pub fn touch(&mut self, reading: &Reading, deadline_ms: i64, clock_ms: i64, now_ms: u64) {
         let number = self.next_place;
         let Some(entry) = self.entries.get_mut(&reading.0) else { return };
         entry.touch_ms = Some(deadline_ms);
+        entry.body.touched(deadline_ms, clock_ms);
         if entry.unsent.is_none() {
             entry.unsent = Some(Place { number, since_ms: now_ms });
             self.next_place += 1;

@@ -45,6 +45,7 @@
 //! `examples/flights.rs` is a whole program. Below the worker, each usable by itself: [`Client`] for tools and
 //! plain services, [`raw`] for lanes without a cache, [`lane`] and [`cache`] for the logic without any I/O.
 
+mod aggregating;
 mod assigned;
 mod attention;
 mod backlog;
@@ -63,6 +64,7 @@ mod lease;
 mod list;
 mod map;
 mod membership;
+mod multimap;
 mod options;
 pub mod raw;
 mod records;
@@ -78,6 +80,7 @@ mod value;
 mod worker;
 mod worker_state;
 
+pub use aggregating::{Aggregating, AggregatingState};
 pub use assigned::Assigned;
 pub use client::Client;
 pub use error::{Error, Result};
@@ -85,6 +88,7 @@ pub use forebay_proto::{merge::MergeFunction, v1};
 pub use hooks::{HookResult, Hooks, NoHooks};
 pub use list::{List, ListPages, ListState};
 pub use map::{Map, MapScan, MapState};
+pub use multimap::{Multimap, MultimapState};
 pub use records::RecordGuard;
 pub use reducing::{Reducing, ReducingState};
 pub use states::{DefaultNamespace, State};
@@ -92,3 +96,8 @@ pub use ttl::{Ttl, TtlClock, TtlUpdate, TtlVisibility};
 pub use value::{Value, ValueState};
 pub use worker::{Worker, WorkerBuilder};
 pub use worker_state::WorkerState;
+
+/// Functions of aggregating states, as types.
+pub mod aggregate {
+    pub use crate::aggregating::{AddTo, Aggregate, Avg, AvgI64, CountDistinct, MaxBy, MinBy, TopK};
+}

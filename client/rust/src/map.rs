@@ -307,7 +307,8 @@ impl<K: Stored, M: Stored, V: Stored, N: Stored> MapState<K, M, V, N> {
         let begin = |cache: &mut Cache, at: At<'_>| {
             let reading = cache.read_map(at);
             if let Some(deadline_ms) = touch {
-                cache.touch(&reading, deadline_ms, session.now_ms());
+                let ttl_ms = self.scope.expiry.map_or(0, |expiry| expiry.ttl_ms);
+                cache.touch(&reading, deadline_ms, deadline_ms.saturating_sub(ttl_ms), session.now_ms());
             }
             reading
         };

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use forebay_proto::{packed::AnswerRef, packed_list, reason::Refused, v1};
 
 use crate::{
+    aggregating::AddTo,
     cache::{At, Cache, Reading},
     codec::{self, Stored, WriteAs},
     error::{Error, Result},
@@ -101,6 +102,14 @@ impl Scope {
         Ok(bytes.into())
     }
 
+    /// Encodes an operand of an aggregating state and checks its length.
+    pub(crate) fn encode_operand<A>(&self, operand: &(impl AddTo<A> + ?Sized)) -> Result<Bytes> {
+        let mut bytes = Vec::new();
+        operand.write_operand(&mut bytes).map_err(|source| self.codec(source))?;
+        self.session.check_value(&bytes)?;
+        Ok(bytes.into())
+    }
+
     /// Encodes a map key and checks its length.
     pub(crate) fn encode_map_key<C: Stored>(&self, map_key: &(impl WriteAs<C> + ?Sized)) -> Result<Bytes> {
         let bytes = self.encode(map_key)?;
@@ -174,7 +183,7 @@ impl Scope {
         self.session.write_over(&all, op).await
     }
 
-    fn codec(&self, source: forebay_proto::codec::Error) -> Error {
+    pub(crate) fn codec(&self, source: forebay_proto::codec::Error) -> Error {
         Error::Codec { state: self.name().into(), source }
     }
 }

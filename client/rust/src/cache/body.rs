@@ -67,6 +67,14 @@ impl Body {
         }
     }
 
+    /// Takes note that everything alive has another deadline.
+    pub(super) fn touched(&mut self, deadline_ms: i64, clock_ms: i64) {
+        // Of other kinds the cache knows no deadlines, or touches them one by one.
+        if let Self::Map(map) = self {
+            map.touched(deadline_ms, clock_ms);
+        }
+    }
+
     /// Gives what is to be sent to `push`, in order, and counts it as sent. `at` is the address.
     pub(super) fn take_unsent(&mut self, at: Op<'_>, push: &mut impl FnMut(&Op<'_>)) {
         match self {

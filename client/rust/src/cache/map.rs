@@ -217,6 +217,11 @@ impl Map {
         }
     }
 
+    pub(super) fn touched(&mut self, deadline_ms: i64, clock_ms: i64) {
+        let deadlines = self.cells.values_mut().filter_map(|cell| cell.deadline_ms.as_mut());
+        deadlines.filter(|known| **known > clock_ms).for_each(|known| *known = deadline_ms);
+    }
+
     fn fill_entry(&mut self, map_key: Bytes, value: Option<Bytes>, deadline_ms: Option<i64>) {
         if self.entry(&map_key).is_none() {
             let deadline_ms = deadline_ms.filter(|_| value.is_some());
