@@ -15,6 +15,7 @@ use std::{
 };
 
 use forebay_proto::{
+    KeyGroup,
     packed::{AnswerRef, Answers, Op, OpsBuilder},
     reason::Refused,
     v1::{self, ErrorReason, TtlClock},
@@ -32,6 +33,7 @@ use crate::{
     lease::Lease,
     routing::Table,
     shard_lane::LaneHandle,
+    timers::Queue,
 };
 pub(crate) use direct::Wanted;
 use watermarks::Watermarks;
@@ -65,6 +67,10 @@ pub(crate) struct Session {
     cache: Mutex<Cache>,
     watermarks: Mutex<Watermarks>,
     touches: Mutex<Touches>,
+    /// The next timers, by state.
+    timers: Mutex<HashMap<u32, Queue>>,
+    /// One read of timers at a time.
+    pub(crate) reading_timers: tokio::sync::Mutex<()>,
     lease: Arc<Lease>,
     backlog: Arc<Backlog>,
     attention: Arc<Attention>,
@@ -87,6 +93,8 @@ impl Session {
         let session = Arc::new(Self {
             watermarks,
             touches: Mutex::default(),
+            timers: Mutex::default(),
+            reading_timers: tokio::sync::Mutex::default(),
             table: parts.table,
             explicit: parts.explicit,
             lanes: Arc::new(parts.lanes),
@@ -126,9 +134,26 @@ impl Session {
         self.states.get(name)
     }
 
-    /// Returns the table of the shards that the session holds.
-    pub(crate) fn table(&self) -> &Table {
-        &self.table
+    /// Returns the key groups that the session holds, in order.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = u16> {
+        let groups = self.table.routes().iter().flat_map(|route| route.start..route.end);
+        groups.filter_map(|group| u16::try_from(group).ok())
+    }
+
+    /// Finds the shard of a key group.
+    pub(crate) fn shard_of(&self, group: u16) -> Result<usize> {
+        let group = KeyGroup::new(group.into(), self.table.max_parallelism());
+        self.table.shard(group.map_err(|error| Error::call(ErrorReason::KeyGroupOutOfRange, error.to_string()))?)
+    }
+
+    /// Finds the key group of a key.
+    pub(crate) fn group_of(&self, key: &[u8], key_group: Option<u32>) -> Result<u16> {
+        Ok(self.table.key_group(key, key_group)?.get())
+    }
+
+    /// Looks at the next timers of a state.
+    pub(crate) fn timers<T>(&self, state: u32, look: impl FnOnce(&mut Queue) -> T) -> T {
+        look(self.timers.lock().expect("no panic while locked").entry(state).or_default())
     }
 
     /// Finds the shard of a key.

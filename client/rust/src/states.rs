@@ -126,6 +126,12 @@ impl Scope {
         self.session.locate(self.state.id, key, &self.namespace, self.key_group)
     }
 
+    /// Finds the key group of a key, once key and namespace are known to be right.
+    pub(crate) fn group_of(&self, key: &[u8], namespace: &[u8]) -> Result<u16> {
+        self.session.locate(self.state.id, key, namespace, self.key_group)?;
+        self.session.group_of(key, self.key_group)
+    }
+
     /// Encodes keys.
     pub(crate) fn encode_all<K: Stored, E: WriteAs<K>>(
         &self,
