@@ -144,7 +144,7 @@ impl<K: Stored, A: Aggregate, N: Stored> AggregatingState<K, A, N> {
         if let Some(known) = session.cached(known) {
             return known;
         }
-        session.sent(at).await?;
+        session.sent(&[at]).await?;
         let mut result = Ok(None);
         let mut wanted = Some(&mut result);
         let op = at.op(OpKind::AggregatingGet);
@@ -176,11 +176,11 @@ impl<K: Stored, A: Aggregate, N: Stored> AggregatingState<K, A, N> {
         for key in &keys {
             let at = scope.locate(key)?;
             if scope.session.cached(|cache| cache.aggregating(at).is_none()) {
-                // A result holds what was sent before it was read.
-                scope.session.sent(at).await?;
                 wanted.push((at, at.op(OpKind::AggregatingGet)));
             }
         }
+        // A result holds what was sent before it was read.
+        scope.session.sent(&wanted.iter().map(|(at, _)| *at).collect::<Vec<_>>()).await?;
         let fill = |cache: &mut Cache, reading, _, answer: AnswerRef<'_>| match answer.expires_at_ms {
             Some(_) => cache.cancel(reading),
             None => cache.fill_aggregating(reading, answer.value().map(|value| Bytes::copy_from_slice(&value))),

@@ -63,3 +63,34 @@ impl Assigned {
         self.assignment.shards.iter().filter_map(|leased| leased.route.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::Duration};
+
+    use super::*;
+    use crate::{cache::Cache, routing::Table, session::Parts};
+
+    fn assigned(restored_checkpoint: u64) -> Result<Assigned> {
+        let session = Session::start(Parts {
+            table: Table::new(128, v1::Partitioner::Murmur3, Vec::new())?,
+            explicit: false,
+            lanes: Vec::new(),
+            states: Vec::new(),
+            cache: Cache::new(0, HashSet::new()),
+            lease: Arc::default(),
+            attention: Arc::default(),
+            value_bytes_max: 0,
+            write_delay_max: Duration::from_secs(1),
+        });
+        Ok(Assigned::new(session, v1::Assignment { restored_checkpoint, ..v1::Assignment::default() }))
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_restored_if_its_state_comes_from_a_checkpoint() {
+        let (first, later) = (assigned(0).unwrap(), assigned(7).unwrap());
+        assert!(!first.restored() && first.checkpoint().is_none());
+        assert!(later.restored(), "even without worker state");
+        assert_eq!(later.checkpoint(), Some(7));
+    }
+}

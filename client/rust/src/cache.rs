@@ -213,14 +213,17 @@ impl Cache {
         Unsent { batches: batches.finish(), blocked }
     }
 
-    /// Takes what is unsent of one entry, ahead of all others.
-    pub fn take_unsent_of(&mut self, at: At<'_>, limits: BatchLimits) -> Unsent {
-        join(&mut self.address, at);
+    /// Takes what is unsent of some entries, ahead of all others.
+    pub fn take_unsent_of(&mut self, addresses: &[At<'_>], limits: BatchLimits) -> Unsent {
         let mut batches = Batches::new(limits);
-        let found = self.entries.get_key_value(self.address.as_slice());
-        let address = found.filter(|(_, entry)| entry.unsent.is_some()).map(|(address, _)| address.clone());
-        let taken = address.is_none_or(|address| self.take(&address, &mut batches));
-        Unsent { batches: batches.finish(), blocked: !taken }
+        let mut blocked = false;
+        for at in addresses {
+            join(&mut self.address, *at);
+            let found = self.entries.get_key_value(self.address.as_slice());
+            let address = found.filter(|(_, entry)| entry.unsent.is_some()).map(|(address, _)| address.clone());
+            blocked |= address.is_some_and(|address| !self.take(&address, &mut batches));
+        }
+        Unsent { batches: batches.finish(), blocked }
     }
 
     /// Takes what is unsent of an entry; false if that must wait for a read of it.

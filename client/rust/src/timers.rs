@@ -1,8 +1,8 @@
 //! Timers: a codec on a sorted set per key group.
 //!
 //! A timer fires when the worker, having asked for those that are due, has written the effects and deletes it:
-//! both are writes, and go out in one flush. So after a rewind a timer is there or its effects are, never both
-//! or neither.
+//! both are writes in the cache and go out with its flushes. A barrier comes between two boundaries of the
+//! worker's loop, so behind both or before both: after a rewind a timer is there or its effects are.
 
 mod element;
 mod queue;

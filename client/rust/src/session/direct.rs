@@ -45,9 +45,8 @@ impl Session {
         mut each: impl FnMut(usize, AnswerRef<'_>),
     ) -> Result<()> {
         self.ready().await?;
-        for (at, _) in wanted {
-            self.sent(*at).await?;
-        }
+        let addresses: Vec<_> = wanted.iter().map(|(at, _)| *at).collect();
+        self.sent(&addresses).await?;
         self.batched(wanted, begin, |session, indexes, outstanding, answers| {
             drop(outstanding);
             for (index, answer) in indexes.iter().zip(answers.iter()) {
@@ -113,12 +112,12 @@ impl Session {
         Ok(())
     }
 
-    /// Hands to the lane what is unsent of an address; waits for a read of it that is outstanding.
-    pub(crate) async fn sent(&self, at: At<'_>) -> Result<()> {
+    /// Hands to the lanes what is unsent of some addresses; waits for reads of them that are outstanding.
+    pub(crate) async fn sent(&self, addresses: &[At<'_>]) -> Result<()> {
         let taken = async {
             loop {
                 let read_ended = self.read_ended.notified();
-                if !self.send_unsent_of(&mut self.lock(), at) {
+                if !self.send_unsent_of(&mut self.lock(), addresses) {
                     return;
                 }
                 read_ended.await;
@@ -127,8 +126,8 @@ impl Session {
         self.unless_ended(taken).await
     }
 
-    fn send_unsent_of(&self, cache: &mut Cache, at: At<'_>) -> bool {
-        let unsent = cache.take_unsent_of(at, BATCH_LIMITS);
+    fn send_unsent_of(&self, cache: &mut Cache, addresses: &[At<'_>]) -> bool {
+        let unsent = cache.take_unsent_of(addresses, BATCH_LIMITS);
         for (shard, ops) in unsent.batches {
             self.lanes[shard].write_behind(Some(ops), None, &self.backlog);
         }
@@ -148,10 +147,8 @@ impl Session {
                     let mut cache = self.lock();
                     let free = !addresses.iter().any(|at| cache.is_being_read(*at));
                     if free && let Some(ops) = ops.take() {
-                        for at in addresses {
-                            self.send_unsent_of(&mut cache, *at);
-                            cache.forget_known(*at);
-                        }
+                        self.send_unsent_of(&mut cache, addresses);
+                        addresses.iter().for_each(|at| cache.forget_known(*at));
                         self.lanes[shard].write_behind(Some(ops), None, &self.backlog);
                     }
                     free
@@ -169,7 +166,7 @@ impl Session {
     /// Sends a compare-and-set and waits for its verdict; for states of which the cache keeps nothing.
     pub(crate) async fn verdict(&self, at: At<'_>, op: Op<'_>) -> Result<bool> {
         self.ready().await?;
-        self.sent(at).await?;
+        self.sent(&[at]).await?;
         let write = crate::raw::Write { ops: Some(packed(&op)), now_ms: crate::clock::now_ms(), ..Default::default() };
         let reply = self.lanes[at.shard].write(write);
         let answer = self.unless_ended(reply).await?.map_err(|error| self.failed(error))?;
