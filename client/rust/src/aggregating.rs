@@ -168,7 +168,8 @@ impl<K: Stored, A: Aggregate, N: Stored> AggregatingState<K, A, N> {
         result
     }
 
-    /// Reads the results of several keys at once, a batch per shard, so that the cache knows them.
+    /// Reads the results of several keys at once, a batch per shard, so that the cache knows them. Nothing
+    /// happens where the cache keeps nothing of the state (see [`Ttl::clock`](crate::Ttl::clock)).
     pub async fn prefetch<E: WriteAs<K>>(&self, keys: impl IntoIterator<Item = E>) -> Result<()> {
         let scope = &self.scope;
         let keys = scope.encode_all(keys)?;

@@ -90,7 +90,8 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
         ListPages::new(self.scope.clone(), self.scope.encode(key)?, None, elements_max)
     }
 
-    /// Reads the lists of several keys at once, a batch per shard, so that the cache knows them.
+    /// Reads the lists of several keys at once, a batch per shard, so that the cache knows them. Nothing
+    /// happens where the cache keeps nothing of the state (see [`Ttl::clock`](crate::Ttl::clock)).
     pub async fn prefetch<E: WriteAs<K>>(&self, keys: impl IntoIterator<Item = E>) -> Result<()> {
         let scope = &self.scope;
         let keys = scope.encode_all(keys)?;

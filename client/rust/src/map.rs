@@ -109,7 +109,8 @@ impl<K: Stored, M: Stored, V: Stored, N: Stored> MapState<K, M, V, N> {
         }
     }
 
-    /// Reads several entries, of one key or of many, a batch per shard, so that the cache knows them.
+    /// Reads several entries, of one key or of many, a batch per shard, so that the cache knows them. Nothing
+    /// happens where the cache keeps nothing of the state (see [`Ttl::clock`](crate::Ttl::clock)).
     pub async fn prefetch<E: WriteAs<K>, F: WriteAs<M>>(
         &self,
         entries: impl IntoIterator<Item = (E, F)>,

@@ -100,7 +100,8 @@ impl<K: Stored, V: Stored, N: Stored> ReducingState<K, V, N> {
         session.read(at.shard, at.op(OpKind::ReducingGet), begin, fill).await
     }
 
-    /// Reads the states of several keys at once, a batch per shard, so that the cache knows them.
+    /// Reads the states of several keys at once, a batch per shard, so that the cache knows them. Nothing
+    /// happens where the cache keeps nothing of the state (see [`Ttl::clock`](crate::Ttl::clock)).
     pub async fn prefetch<E: WriteAs<K>>(&self, keys: impl IntoIterator<Item = E>) -> Result<()> {
         let scope = &self.scope;
         let keys = scope.encode_all(keys)?;

@@ -6,6 +6,7 @@
 //! while batches are handed to lanes, so that lanes see writes and reads in the order of the cache.
 
 mod direct;
+mod time;
 mod watermarks;
 
 use std::{
@@ -18,7 +19,7 @@ use forebay_proto::{
     KeyGroup,
     packed::{AnswerRef, Answers, Op, OpsBuilder},
     reason::Refused,
-    v1::{self, ErrorReason, TtlClock},
+    v1::{self, ErrorReason},
 };
 use futures::future::{join_all, select_all};
 use tokio::{sync::Notify, time::sleep};
@@ -29,7 +30,7 @@ use crate::{
     backlog::Backlog,
     cache::{At, BatchLimits, Cache, Reading},
     error::{Error, Result},
-    expiry::{Expiry, Touches},
+    expiry::Touches,
     lease::Lease,
     routing::Table,
     shard_lane::LaneHandle,
@@ -217,57 +218,6 @@ impl Session {
     /// Returns the milliseconds since the session began.
     pub(crate) fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
-    }
-
-    /// Returns the time on a state's clock; `None` if there is none yet.
-    pub(crate) fn clock_ms(&self, clock: TtlClock, shard: usize) -> Option<i64> {
-        match clock {
-            TtlClock::Event => self.watermarks.lock().expect("no panic while locked").current_ms(),
-            TtlClock::Writer => Some(crate::clock::now_ms()),
-            TtlClock::Processing | TtlClock::Unspecified => self.lanes[shard].clock_ms(Instant::now()),
-        }
-    }
-
-    /// Returns the deadline of what is written now. Waits until the shard has told its time once; on event
-    /// time there is no deadline before the first watermark.
-    pub(crate) async fn deadline_ms(&self, expiry: &Expiry, shard: usize) -> Result<Option<i64>> {
-        loop {
-            let clock_ms = self.clock_ms(expiry.clock, shard);
-            if clock_ms.is_some() || expiry.clock == TtlClock::Event {
-                return Ok(clock_ms.map(|clock_ms| expiry.deadline(clock_ms)));
-            }
-            self.unless_ended(self.lanes[shard].opened()).await??;
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Returns the deadline that a read gives what it has read, if it is to; for what the cache does not keep.
-    pub(crate) fn touch_ms(&self, expiry: Option<&Expiry>, at: At<'_>, map_key: &[u8]) -> Option<i64> {
-        let expiry = expiry.filter(|expiry| expiry.on_read)?;
-        let clock_ms = self.clock_ms(expiry.clock, at.shard)?;
-        let length = (at.key.len() as u32).to_be_bytes();
-        let address = [&at.state.to_be_bytes(), &length, at.key, at.namespace, &[0], map_key].concat();
-        self.touches.lock().expect("no panic while locked").touch(expiry, address, clock_ms)
-    }
-
-    /// Takes a watermark; each shard hears of it with the next writes, or on its own soon.
-    pub(crate) fn watermark(&self, watermark_ms: i64) {
-        self.watermarks.lock().expect("no panic while locked").advance(watermark_ms);
-    }
-
-    fn take_watermark(&self, shard: usize) -> Option<i64> {
-        self.watermarks.lock().expect("no panic while locked").take(shard)
-    }
-
-    /// Tells a shard the watermark, if it has not heard it.
-    fn send_watermark(&self, shard: usize) {
-        if let Some(watermark_ms) = self.take_watermark(shard) {
-            self.lanes[shard].write_behind(None, Some(watermark_ms), &self.backlog);
-        }
-    }
-
-    fn send_watermarks(&self) {
-        (0..self.lanes.len()).for_each(|shard| self.send_watermark(shard));
     }
 
     /// Writes into the cache, and flushes if so much is unsent.

@@ -136,6 +136,11 @@ impl LaneHandle {
         self.cell.lock().clock.now_ms(now)
     }
 
+    /// Returns the shard's watermark as last heard; `None` if it has none.
+    pub(crate) fn watermark_ms(&self) -> Option<i64> {
+        Some(self.cell.lock().lane.progress().watermark_ms).filter(|watermark_ms| *watermark_ms != 0)
+    }
+
     /// Returns the lane's id, empty before it was first open, and how far it is.
     pub fn progress(&self) -> (bytes::Bytes, v1::Progress) {
         let state = self.cell.lock();

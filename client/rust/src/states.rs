@@ -225,8 +225,10 @@ fn with_scratch<T>(use_it: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use crate::{
-        ListState, MapState, ReducingState, ValueState, Worker, WorkerState,
-        codec::{I64, Utf8},
+        AggregatingState, ListState, MapState, MultimapState, ReducingState, TimerState, ValueState, Worker,
+        WorkerState,
+        aggregate::{Avg, MinBy},
+        codec::{F64, I64, Utf8},
     };
 
     fn sent<T: Send>(_: &T) {}
@@ -238,14 +240,56 @@ mod tests {
         value: ValueState<Utf8, I64>,
         list: ListState<Utf8, Utf8>,
         map: MapState<Utf8, Utf8, I64>,
+        multimap: MultimapState<Utf8, Utf8, I64>,
         sum: ReducingState<Utf8, I64>,
-    ) {
-        sent(&(value.value("k"), value.update("k", &1), value.clear("k")));
+    ) -> crate::Result<()> {
+        sent(&(value.value("k"), value.update("k", &1), value.clear("k"), value.prefetch(["a", "b"])));
+        sent(&value.compare_and_set("k", Some(&1), None::<&i64>));
         sent(&(list.get("k"), list.add("k", "e"), list.add_all("k", ["a", "b"]), list.update("k", ["a"])));
+        sent(&(list.pages("k", 10)?.next(), list.prefetch(["k"]), list.merge_namespaces("k", ["w1", "w2"], "w3")));
         sent(&(map.get("k", "m"), map.put_all("k", [("m", 1)]), map.entries("k"), map.remove("k", "m")));
-        sent(&(sum.add("k", &1), sum.get("k")));
+        sent(&(map.clear_range("k", Some("a"), None::<&str>), map.is_empty("k"), map.prefetch([("k", "m")])));
+        sent(&(map.scan("k")?.from("a")?.until("b")?.next_keys(), map.scan("k")?.prefix("a")?.values()));
+        sent(&(multimap.add("k", "m", &1), multimap.add_all("k", "m", [1, 2]), multimap.get("k", "m")));
+        sent(&(
+            multimap.keys("k"),
+            multimap.remove("k", "m"),
+            multimap.clear("k"),
+            multimap.pages("k", "m", 9)?.next(),
+        ));
+        sent(&(sum.add("k", &1), sum.get("k"), sum.prefetch(["k"]), sum.merge_namespaces("k", ["w1"], "w2")));
         sent(&worker.assigned());
         sent(&worker.boundary(WorkerState::new));
         sent(&worker.finish(WorkerState::new));
+        Ok(())
+    }
+
+    #[expect(dead_code, reason = "compiling it is the test")]
+    fn calls_of_aggregating_states_and_timers_may_be_spawned(
+        mean: AggregatingState<Utf8, Avg>,
+        cheapest: AggregatingState<Utf8, MinBy<F64, Utf8>>,
+        timers: TimerState<Utf8, Utf8>,
+    ) {
+        sent(&(mean.add("k", &1.5), mean.get("k"), mean.clear("k"), mean.prefetch(["k"])));
+        sent(&(cheapest.add("k", &(9.5, "shop")), cheapest.merge_namespaces("k", ["w1"], "w2")));
+        sent(&(timers.register("k", "window", 17), timers.delete("k", "window", 17), timers.due(17, 100)));
+    }
+
+    #[test]
+    fn a_declaration_says_what_is_registered() {
+        use std::time::Duration;
+
+        use crate::{Aggregating, State as _, Timers, Ttl, Value, aggregate::TopK, v1::StateKind};
+
+        const SEEN: Value<Utf8, I64> = Value::new("seen").ttl(Ttl::new(Duration::from_secs(5))).schema(b"{}", 3);
+        const LONGEST: Aggregating<Utf8, TopK<I64>> = Aggregating::top_k("longest", 10);
+        const DUE: Timers<Utf8> = Timers::new("due");
+        let seen = SEEN.descriptor();
+        assert_eq!((seen.ttl.and_then(|ttl| ttl.ttl).map(|ttl| ttl.seconds), seen.schema_version), (Some(5), 3));
+        assert_eq!(seen.schema, "{}");
+        let longest = LONGEST.descriptor();
+        assert_eq!((longest.kind(), &longest.function[..]), (StateKind::Aggregating, "top_k(10)"));
+        assert_eq!((&longest.key_codec[..], &longest.value_codec[..]), ("utf8", "i64"));
+        assert_eq!(DUE.descriptor().kind(), StateKind::SortedSet);
     }
 }

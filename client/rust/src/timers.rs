@@ -141,10 +141,11 @@ impl<K: Stored, N: Stored> TimerState<K, N> {
         let end = end_of(up_to).map_or(Horizon::All, |end| Horizon::Below(end.into()));
         let known = |queue: &mut Queue| (queue.knows(&end), queue.first(&end, limit));
         let (mut all, mut due) = session.timers(state, known);
-        if !all && due.len() < limit {
+        if !all && due.is_empty() {
             let _one = session.reading_timers.lock().await;
+            // Somebody else may have read them meanwhile.
             (all, due) = session.timers(state, known);
-            if !all && due.len() < limit {
+            if !all && due.is_empty() {
                 self.read_ahead().await?;
                 due = session.timers(state, |queue| queue.first(&end, limit));
             }

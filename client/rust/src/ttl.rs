@@ -64,8 +64,11 @@ impl Ttl {
         Self { visibility, ..self }
     }
 
-    /// Says by which clock deadlines are measured. The cache keeps nothing of states with another clock than
-    /// [`TtlClock::Processing`]: each read asks the shard.
+    /// Says by which clock deadlines are measured.
+    ///
+    /// With [`TtlClock::Processing`] and [`TtlClock::Event`] the cache keeps values and single map entries, and
+    /// hides them from their deadline on. Of other kinds, and with [`TtlClock::Writer`], it keeps nothing: each
+    /// read asks the shard, each write is sent at once.
     #[must_use]
     pub const fn clock(self, clock: TtlClock) -> Self {
         Self { clock, ..self }
