@@ -6,6 +6,8 @@
 //! while batches are handed to lanes, so that lanes see writes and reads in the order of the cache.
 
 mod direct;
+#[cfg(test)]
+mod tests;
 mod time;
 mod watermarks;
 
