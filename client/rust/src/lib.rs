@@ -42,6 +42,19 @@
 //! }
 //! ```
 //!
+//! | declaration | handle | Flink |
+//! |---|---|---|
+//! | [`Value`] | [`ValueState`] | ValueState |
+//! | [`List`] | [`ListState`] | ListState |
+//! | [`Map`] | [`MapState`] | MapState |
+//! | [`Multimap`] | [`MultimapState`] | |
+//! | [`Reducing`] | [`ReducingState`] | ReducingState |
+//! | [`Aggregating`] | [`AggregatingState`] | AggregatingState |
+//! | [`Timers`] | [`TimerState`] | InternalTimerService |
+//!
+//! Every declaration but that of timers takes a [`Ttl`]. A handle looks at the empty namespace until
+//! `namespace` gives a view of another, such as a window.
+//!
 //! `examples/flights.rs` is a whole program. Below the worker, each usable by itself: [`Client`] for tools and
 //! plain services, [`raw`] for lanes without a cache, [`lane`] and [`cache`] for the logic without any I/O.
 
