@@ -138,7 +138,7 @@ impl LaneHandle {
 
     /// Returns the shard's watermark as last heard; `None` if it has none.
     pub(crate) fn watermark_ms(&self) -> Option<i64> {
-        Some(self.cell.lock().lane.progress().watermark_ms).filter(|watermark_ms| *watermark_ms != 0)
+        self.cell.lock().lane.progress().watermark_ms
     }
 
     /// Returns the lane's id, empty before it was first open, and how far it is.

@@ -86,11 +86,8 @@ async fn lists_and_maps_are_read_in_pages() {
                 value: Some(text("x")),
                 expires_at_ms: None,
             };
-            let put = v1::MapPutRequest {
-                address: Some(job.at("routes", "N1")),
-                entries: vec![entry],
-                ..Default::default()
-            };
+            let put =
+                v1::MapPutRequest { address: Some(job.at("routes", "N1")), entries: vec![entry], ..Default::default() };
             api.state().map_put(put).await.unwrap();
         }
         let (mut read, mut token, mut pages) = (Vec::new(), Default::default(), 0);
@@ -174,7 +171,8 @@ async fn a_sorted_set_is_read_in_the_order_of_its_bytes() {
                 v1::AddRequest { address: Some(at.clone()), value: Some(text(element)), ..Default::default() };
             api.state().add(request).await.unwrap();
         }
-        let first = v1::GetRequest { address: Some(at.clone()), map_end: Some(text("10:06")), limit: 2, ..Default::default() };
+        let first =
+            v1::GetRequest { address: Some(at.clone()), map_end: Some(text("10:06")), limit: 2, ..Default::default() };
         let first = api.state().get(first).await.unwrap().into_inner();
         assert_eq!(raws(&first.items), ["09:30 a", "10:05 a"]);
         let remove =
@@ -232,12 +230,8 @@ async fn a_scan_yields_keys_once_and_goes_on_from_any_page() {
                 api.append(job.at("legs", &format!("N{key:02}")), raw("leg")).await.unwrap();
             }
         }
-        let request = v1::ScanRequest {
-            job: "job".into(),
-            operator: "op".into(),
-            state: "legs".into(),
-            ..Default::default()
-        };
+        let request =
+            v1::ScanRequest { job: "job".into(), operator: "op".into(), state: "legs".into(), ..Default::default() };
         let keys = v1::ScanRequest { projection: v1::ScanProjection::Keys.into(), ..request.clone() };
         let (mut rows, mut found) = (api.state().scan(keys).await.unwrap().into_inner(), Vec::new());
         while let Some(page) = rows.message().await.unwrap() {
@@ -322,7 +316,8 @@ async fn ttl_is_switched_on_and_off_and_a_schema_is_replaced_by_its_version() {
     let forebay = Forebay::dev().await;
     let plain = value("last");
     let (api, job) = scene(&forebay, v1::Backend::Rocksdb, std::slice::from_ref(&plain)).await;
-    let ttl = Some(v1::TtlConfig { ttl: Some(forebay_integration_tests::harness::seconds(3600)), ..Default::default() });
+    let ttl =
+        Some(v1::TtlConfig { ttl: Some(prost_types::Duration { seconds: 3600, nanos: 0 }), ..Default::default() });
     let register = async |ttl| {
         let descriptor = v1::StateDescriptor { ttl, ..plain.clone() };
         api.register("job", "op", vec![descriptor]).await.unwrap().swap_remove(0)

@@ -510,7 +510,7 @@ impl Core {
             synced: if synced { applied } else { 0 },
             checkpointed: lane.map_or(0, |lane| self.durable.mark(lane)),
             clock_ms: self.meta.clock_ms,
-            watermark_ms: self.meta.watermark_ms.unwrap_or(0),
+            watermark_ms: self.meta.watermark_ms,
         }
     }
 
@@ -525,7 +525,7 @@ impl Core {
             state_ids: self.state_ids(),
             lanes: self.lanes.records(),
             clock_ms: self.meta.clock_ms,
-            watermark_ms: self.meta.watermark_ms.unwrap_or(0),
+            watermark_ms: self.meta.watermark_ms,
             ..Default::default()
         }
     }
