@@ -7,6 +7,8 @@
 
 mod rounds;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -186,6 +186,19 @@ pub fn worker_assignment(
     })
 }
 
+/// The joinings that hold shards of an operator, in the order of their indexes.
+pub fn holders<'a>(head: &'a v1::JobHead, operator: &str) -> Vec<&'a str> {
+    let mut holders: Vec<&str> = Vec::new();
+    for writer in
+        head.shards.iter().filter(|entry| entry.operator == operator).filter_map(|entry| entry.writer.as_ref())
+    {
+        if !holders.contains(&writer.join_id.as_str()) {
+            holders.push(&writer.join_id);
+        }
+    }
+    holders
+}
+
 /// Where a shard is.
 pub fn route(_: &v1::JobHead, entry: &v1::ShardEntry, servers: &BTreeMap<String, Server>) -> v1::Route {
     v1::Route {
