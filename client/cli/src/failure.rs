@@ -84,9 +84,14 @@ impl Failure {
             ErrorReason::CheckpointUnknown => "`forebayctl checkpoint list JOB` shows the checkpoints",
             ErrorReason::CheckpointAborted => "`forebayctl checkpoint list JOB` shows the last failures",
             ErrorReason::WrongKind => {
-                "put is for values and lists, append for lists, put --map-key for maps, add for reducing states"
+                "put is for values and lists, put --map-key for maps, append for lists and multimaps, cas for values, add for \
+                 reducing and aggregating states and sorted sets"
             }
-            ErrorReason::StateIncompatible => "a state keeps its kind and codecs; register another name",
+            ErrorReason::StateIncompatible => {
+                "a state keeps its kind, codecs and function; register another name (`state replace` changes a schema)"
+            }
+            ErrorReason::ListTooLong => "--limit N reads a page of it, and tells the --page that follows",
+            ErrorReason::PageTokenInvalid => "start again without --page",
             ErrorReason::AlreadyExists => "`forebayctl job describe JOB` shows what is there; choose another name",
             ErrorReason::Unsupported => "a newer server may do it; `forebayctl status` shows the version",
             _ => return advice(refused.advice()),
