@@ -8,7 +8,8 @@ use clap_complete::Shell;
 use crate::{checkpoint, connection::Connection, job, output::Format, state};
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 refused by the cluster; 2 wrong command line; 69 unreachable or not able to serve now.
+Exit codes: 0 done; 1 refused by the cluster, or not swapped by cas; 2 wrong command line; 69 unreachable or
+not able to serve now.
 
 Keys and values are text, read by the codec of the state. To write bytes as they are stored, put hex: or
 base64: in front; text: in front of text that itself starts with one of these, or with a hyphen.";

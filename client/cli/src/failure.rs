@@ -48,7 +48,9 @@ impl Failure {
     /// Makes a failure of what a server of the data plane said, where the coordinator knows better.
     pub fn of_server(status: Status) -> Self {
         let refused = Refused::from_status(&status);
-        if refused.advice() == Advice::Missing { Self::Behind(refused) } else { Self::Refused(refused) }
+        // Of checkpoints servers know themselves.
+        let behind = refused.advice() == Advice::Missing && refused.reason != ErrorReason::CheckpointUnknown;
+        if behind { Self::Behind(refused) } else { Self::Refused(refused) }
     }
 
     /// Returns how long to wait before the same call is made again; `None` if it would fail again.
@@ -166,6 +168,8 @@ mod tests {
         let unknown = || Status::from(Refused::new(ErrorReason::StateUnknown, "m"));
         assert_eq!(Failure::from(unknown()).retry_after(), None);
         assert!(Failure::of_server(unknown()).retry_after().is_some());
+        let none = Status::from(Refused::new(ErrorReason::CheckpointUnknown, "m"));
+        assert_eq!(Failure::of_server(none).retry_after(), None);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Scan {
         // The page may end where the state does: a look behind it tells.
         let next = match end {
             Some(end) if !read(connection, &request, end.clone(), 1).await?.0.is_empty() => Some(end.to_string()),
-            _ => None,
+            Some(_) | None => None,
         };
         let json: Vec<_> = found.iter().map(|row| rows::json(&descriptor, row)).collect();
         let json = json!({ "rows": json, "more": next.is_some(), "next_page": next });
@@ -98,7 +98,7 @@ impl Scan {
     }
 }
 
-/// Reads rows from a cursor on, at most so many; if so many, also where to go on.
+/// Reads rows from a cursor on, at most so many; if so many, also where to go on, unless that is the end.
 async fn read(
     connection: &Connection,
     request: &ScanRequest,
@@ -106,14 +106,23 @@ async fn read(
     most: u64,
 ) -> Result<(Vec<ScanRow>, Option<Cursor>), Failure> {
     let mut rows = Vec::new();
-    let mut from = Some(from);
-    for shard in routes_of(&connection.routing(&request.job).await?, &request.operator)? {
-        let Some(at) = from.clone().filter(|at| shard.start <= at.group && at.group < shard.end) else { continue };
+    let mut at = from;
+    let shards = routes_of(&connection.routing(&request.job).await?, &request.operator)?;
+    let end = shards.last().map_or(0, |shard| shard.end);
+    if at.group >= end {
+        let message = format!("the page token cannot be used: the job has {end} key groups, it names {}", at.group);
+        return Err(Failure::refused(ErrorReason::PageTokenInvalid, message));
+    }
+    for shard in shards {
+        if at.group < shard.start || at.group >= shard.end {
+            continue;
+        }
         // A token says itself where in the shard it is; without one the key group does.
         let start = if at.token.is_empty() { at.group } else { shard.start };
         let left = most - rows.len() as u64;
         let limit = if most == u64::MAX { 0 } else { left };
-        let request = ScanRequest { start, end: shard.end, limit, page_token: at.token.into(), ..request.clone() };
+        let request =
+            ScanRequest { start, end: shard.end, limit, page_token: at.token.clone().into(), ..request.clone() };
         let choose = |routing: &_| route_now(routing, &shard);
         let found = connection.call_shard(&request.job, choose, async |mut state| {
             let mut pages = state.scan(request.clone()).await?.into_inner();
@@ -129,12 +138,12 @@ async fn read(
         let full = found.len() as u64 >= left;
         rows.extend(found);
         // The next row may be in the last one's key group, or else the shard is done.
-        from = Some(match last {
+        at = match last {
             Some(group) if full && !token.is_empty() => Cursor { group, token },
             _ => Cursor { group: shard.end, token: Vec::new() },
-        });
+        };
         if full {
-            return Ok((rows, from));
+            return Ok((rows, (at.group < end).then_some(at)));
         }
     }
     Ok((rows, None))

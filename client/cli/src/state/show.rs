@@ -21,7 +21,8 @@ pub fn answer(place: &Place<'_>, map_key: Option<&str>, first: bool, found: &Get
     let (table, part) = match shape(place.descriptor(), map_key) {
         Shape::One => one(place.kind(), found.items.first()),
         Shape::Pairs => pairs(&found.items)?,
-        Shape::Several { field, head, paged } => several(field, head, paged && first, &found.items),
+        Shape::Several { field, head, ordered } => several(field, head, ordered && first, &found.items),
+        Shape::Results => results(&found.items),
     };
     let mut json = place.json();
     if let Some(map_key) = map_key {
@@ -50,18 +51,20 @@ enum Shape {
     One,
     /// Map key, value, map key, value.
     Pairs,
-    /// Several of the same; those of pages have indexes if they are a list.
-    Several { field: &'static str, head: &'static str, paged: bool },
+    /// A page of several, which have indexes if they are ordered by their appends.
+    Several { field: &'static str, head: &'static str, ordered: bool },
+    /// A result that is a list.
+    Results,
 }
 
 fn shape(descriptor: &StateDescriptor, map_key: Option<&str>) -> Shape {
-    let several = |field, head, paged| Shape::Several { field, head, paged };
+    let several = |field, head, ordered| Shape::Several { field, head, ordered };
     match (descriptor.kind(), map_key) {
         (StateKind::List, _) | (StateKind::Multimap, Some(_)) => several("values", "VALUE", true),
         (StateKind::Multimap, None) => several("map_keys", "MAP KEY", false),
         (StateKind::SortedSet, _) => several("elements", "ELEMENT", false),
         (StateKind::Map, None) => Shape::Pairs,
-        _ if list_codec(descriptor).is_some() => several("values", "VALUE", false),
+        _ if list_codec(descriptor).is_some() => Shape::Results,
         _ => Shape::One,
     }
 }
@@ -105,6 +108,15 @@ fn pairs(items: &[Item]) -> Result<(String, Json), Failure> {
     let entries: Vec<_> = pairs.iter().map(entry).collect();
     let table = filled_columns(["MAP KEY", "VALUE", "EXPIRES"], 2, rows.collect());
     Ok((table, json!({ "entries": entries, "next_page": null })))
+}
+
+/// Shows a result of several values, which share a deadline.
+fn results(items: &[Item]) -> (String, Json) {
+    let rows = items.iter().map(|item| [text::shown(Some(item)), expires(Some(item))]).collect();
+    let values: Vec<_> = items.iter().map(|item| text::json(Some(item))).collect();
+    let expires_at_ms = items.first().and_then(|item| item.expires_at_ms);
+    let table = filled_columns(["VALUE", "EXPIRES"], 1, rows);
+    (table, json!({ "values": values, "expires_at_ms": expires_at_ms }))
 }
 
 fn several(field: &str, head: &'static str, indexed: bool, items: &[Item]) -> (String, Json) {
@@ -158,6 +170,8 @@ mod tests {
         };
         assert_eq!(list_codec(&of("top_k(3)")), Some("i64"));
         assert_eq!((list_codec(&of("avg")), list_codec(&of(""))), (None, None));
-        assert!(matches!(shape(&of("top_k(3)"), None), Shape::Several { paged: false, .. }));
+        assert!(matches!(shape(&of("top_k(3)"), None), Shape::Results));
+        let (table, json) = results(&[item("b"), item("a")]);
+        assert_eq!((table.as_str(), &json["values"]), ("VALUE\nb\na", &json!(["b", "a"])));
     }
 }
