@@ -12,7 +12,7 @@ async fn pages(ctl: &Ctl, words: &[&str], items: &str) -> Vec<Vec<Json>> {
         let page = token.as_deref().map_or_else(Vec::new, |token| vec!["--page", token]);
         let answer = ctl.json(&[words, &page].concat()).await;
         found.push(answer[items].as_array().cloned().unwrap_or_default());
-        assert!(found.len() < 20, "{words:?} has no end: {found:?}");
+        assert!(found.len() <= 20, "{words:?} has no end: {found:?}");
         match answer["next_page"].as_str() {
             Some(next) => token = Some(next.to_owned()),
             None => return found,
