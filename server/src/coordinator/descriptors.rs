@@ -24,6 +24,7 @@ pub fn register(
     let mut ids = Vec::new();
     for asked in descriptors {
         check(asked, leased)?;
+        let asked = &complete(asked);
         let Some(known) = added.iter_mut().find(|state| names(state, operator, &asked.name)) else {
             let (operator, descriptor) = (operator.to_owned(), Some(asked.clone()));
             added.push(v1::RegisteredState { id: next_id, operator, descriptor, version: 1 });
@@ -32,6 +33,12 @@ pub fn register(
             continue;
         };
         let registered = known.descriptor.clone().unwrap_or_default();
+        let mut asked = asked.clone();
+        if asked.schema.is_empty() && asked.schema_version == 0 {
+            // Who says nothing of a schema has nothing against it.
+            (asked.schema, asked.schema_version) = (registered.schema.clone(), registered.schema_version);
+        }
+        let asked = &asked;
         if (v1::StateDescriptor { ttl: asked.ttl, ..registered.clone() }) != *asked {
             return Err(incompatible(&registered, asked));
         }
@@ -52,6 +59,7 @@ pub fn replace(next: &mut v1::JobHead, request: &v1::ReplaceDescriptorRequest) -
         return Err(Refused::new(Reason::FieldMissing, "the descriptor is missing").field("descriptor"));
     };
     check(asked, leased(next, &request.operator))?;
+    let asked = &complete(asked);
     let Some(known) = next.states.iter_mut().find(|state| names(state, &request.operator, &asked.name)) else {
         let message = format!("operator {:?} has no state {:?}: register it first", request.operator, asked.name);
         return Err(Refused::new(Reason::StateUnknown, message));
@@ -77,6 +85,24 @@ pub fn replace(next: &mut v1::JobHead, request: &v1::ReplaceDescriptorRequest) -
 
 fn names(state: &v1::RegisteredState, operator: &str, name: &str) -> bool {
     state.operator == operator && state.descriptor.as_ref().is_some_and(|known| known.name == name)
+}
+
+/// Says what is left out of a TTL, so that one who says it and one who does not mean the same.
+fn complete(descriptor: &v1::StateDescriptor) -> v1::StateDescriptor {
+    let ttl = descriptor.ttl.map(|mut ttl| {
+        if ttl.update() == v1::TtlUpdate::Unspecified {
+            ttl.set_update(v1::TtlUpdate::OnCreateAndWrite);
+        }
+        if ttl.visibility() == v1::TtlVisibility::Unspecified {
+            ttl.set_visibility(v1::TtlVisibility::NeverReturnExpired);
+        }
+        if ttl.clock() == v1::TtlClock::Unspecified {
+            ttl.set_clock(v1::TtlClock::Processing);
+        }
+        ttl.cleanup = ttl.cleanup.filter(|cleanup| *cleanup != v1::TtlCleanup::default());
+        ttl
+    });
+    v1::StateDescriptor { ttl, ..descriptor.clone() }
 }
 
 fn check(descriptor: &v1::StateDescriptor, leased: bool) -> Result<(), Refused> {
@@ -219,7 +245,8 @@ mod tests {
         for (change, version) in [(None, 1), (ttl(5), 2), (ttl(7), 3), (ttl(7), 3), (None, 4)] {
             register(&mut head, "op", &[v1::StateDescriptor { ttl: change, ..descriptor() }]).unwrap();
             let state = &head.states[0];
-            assert_eq!((state.version, state.descriptor.as_ref().unwrap().ttl), (version, change));
+            let registered = state.descriptor.as_ref().unwrap().ttl.and_then(|ttl| ttl.ttl);
+            assert_eq!((state.version, registered), (version, change.and_then(|ttl| ttl.ttl)));
         }
     }
 
@@ -251,6 +278,20 @@ mod tests {
         assert_eq!(replace(&mut head, &replacing(new.clone(), 1)).unwrap_err().reason, Reason::SettingsConflict);
         assert_eq!(replace(&mut head, &replacing(new, 2)), Ok(1), "the same again changes nothing");
         assert_eq!(head.states[0].version, 2);
+        register(&mut head, "op", &[descriptor()]).expect("who says nothing of a schema has nothing against it");
+        assert_eq!(head.states[0].version, 2);
+    }
+
+    #[test]
+    fn what_a_ttl_leaves_out_is_said_so_that_nobody_changes_it_by_saying_it() {
+        let mut head = head();
+        let short = v1::StateDescriptor { ttl: ttl(5), ..descriptor() };
+        register(&mut head, "op", &[short.clone()]).unwrap();
+        let mut long = ttl(5).unwrap();
+        long.set_clock(v1::TtlClock::Processing);
+        long.cleanup = Some(v1::TtlCleanup::default());
+        register(&mut head, "op", &[v1::StateDescriptor { ttl: Some(long), ..descriptor() }]).unwrap();
+        assert_eq!(head.states[0].version, 1);
     }
 
     #[test]

@@ -263,7 +263,7 @@ impl StateService for StateEdge {
             (None, Some(new)) => (OpKind::ValueCasVersion, new),
             (None, None) => (OpKind::ValueCasVersionClear, Vec::new()),
         };
-        let op = place.op(kind, &[], &value).with_expected_version(version);
+        let op = with_deadline(place.op(kind, &[], &value), request.expires_at_ms).with_expected_version(version);
         let done = place.write(&[op], request.request_id, request.durability).await?;
         let swapped = place::decode(done.answers)?.get(0).and_then(|answer| answer.verdict);
         let swapped = swapped.ok_or_else(|| {
