@@ -2,7 +2,7 @@
 
 use forebay_proto::{packed_list, reason::Refused, v1::StateKind};
 
-use super::{Placed, WriteContext, list, reducing};
+use super::{Placed, WriteContext, clear_between, list, reducing};
 use crate::{shard::key, storage::row};
 
 /// Moves what the sources hold, in their order, behind what the target holds, and removes the sources.
@@ -40,9 +40,10 @@ fn merge_lists(
     let state = placed.state;
     let mut row_key = target.to_vec();
     for source in sources {
-        let rows = context.rows.rows_after(context.writes, state, (source, &key::successor(source)), usize::MAX)?;
-        for (from, (header, element)) in rows {
-            context.writes.delete(state.table(), &from);
+        let range = (source.as_slice(), key::successor(source));
+        let rows = context.rows.rows_after(context.writes, state, (range.0, &range.1), usize::MAX)?;
+        clear_between(context, state, range.0, &range.1)?;
+        for (header, element) in rows.into_values() {
             list::push(context, state, &mut row_key, &header, &element);
         }
     }

@@ -23,7 +23,7 @@ use forebay_proto::{
 use v1::{ErrorReason as Reason, OpKind, StateKind};
 
 use super::{key, states::State};
-use crate::storage::{self, Writes, row};
+use crate::storage::{self, Writes};
 
 pub use crate::storage::row::Header;
 pub use multimap::unescape;
@@ -164,11 +164,11 @@ fn clear_run(context: &mut WriteContext<'_>, state: &State, prefix: &[u8]) -> Re
 }
 
 fn clear_between(context: &mut WriteContext<'_>, state: &State, start: &[u8], end: &[u8]) -> Result<(), Refused> {
-    let rows = context.rows.rows_after(context.writes, state, (start, end), CLEARED_ROWS_MAX + 1)?;
-    if rows.len() > CLEARED_ROWS_MAX {
+    let row_keys = context.rows.keys_after(context.writes, state, (start, end), CLEARED_ROWS_MAX + 1)?;
+    if row_keys.len() > CLEARED_ROWS_MAX {
         context.writes.delete_range(state.table(), start, end);
     } else {
-        rows.keys().for_each(|row_key| context.writes.delete(state.table(), row_key));
+        row_keys.iter().for_each(|row_key| context.writes.delete(state.table(), row_key));
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! The rows of a state: as they are, and as they will be once the batch so far is applied.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use bytes::Bytes;
 use forebay_proto::{reason::Refused, v1::ErrorReason as Reason};
@@ -110,6 +113,38 @@ impl Rows<'_> {
             (base, _) => base.map(<[u8]>::to_vec),
         };
         row.map_or(Ok(None), |row| self.shown(state, row.into()))
+    }
+
+    /// Finds the keys with `start <= key < end` where a row is or will be once `pending` is applied, expired
+    /// ones too, until there are `most` of those that are.
+    ///
+    /// What is removed must be removed whole: a row that has expired by one writer's clock may be alive by
+    /// that of another.
+    pub fn keys_after(
+        &self,
+        pending: &Writes,
+        state: &State,
+        (start, end): (&[u8], &[u8]),
+        most: usize,
+    ) -> Result<BTreeSet<Vec<u8>>, Refused> {
+        let mut keys = BTreeSet::new();
+        let scanned = self.read.scan(state.table(), start, end, &mut |row_key, _| {
+            keys.insert(row_key.to_vec());
+            if keys.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        match scanned {
+            Ok(()) | Err(storage::Error::NoTable(_)) => {}
+            Err(error) => return Err(failed(&error)),
+        }
+        for write in pending.iter().filter(|write| write.table() == state.table()) {
+            if let Write::Put { key, .. } | Write::Merge { key, .. } = write
+                && start <= key
+                && key < end
+            {
+                keys.insert(key.to_vec());
+            }
+        }
+        Ok(keys)
     }
 
     /// Reads the rows with `start <= key < end` as they will be once `pending` is applied, until there are `most`.
