@@ -3,7 +3,11 @@
 use forebay_proto::{packed_list, reason::Refused, v1::StateKind};
 
 use super::{Placed, WriteContext, clear_between, list, reducing};
-use crate::{shard::key, storage::row};
+use crate::{
+    seeded::{self, Bug},
+    shard::key,
+    storage::row,
+};
 
 /// Moves what the sources hold, in their order, behind what the target holds, and removes the sources.
 ///
@@ -65,7 +69,11 @@ fn merge_accumulators(
             None => (header, accumulator.to_vec()),
             Some((_, left)) => {
                 let mut both = Vec::new();
-                function.merge(&left, &accumulator, &mut both);
+                match () {
+                    () if seeded::is(Bug::MergeSwapped) => function.merge(&accumulator, &left, &mut both),
+                    () if seeded::is(Bug::MergeNotAssociative) => function.fold(Some(&left), &accumulator, &mut both),
+                    () => function.merge(&left, &accumulator, &mut both),
+                }
                 (header, both)
             }
         });
