@@ -5,8 +5,8 @@ use forebay_server::seeded::{Bug, choose};
 
 use crate::{random, scenarios};
 
-/// Sequences that are tried: fewer than a usual run.
-const CASES: u32 = 200;
+/// Sequences that are tried.
+const CASES: u32 = 2000;
 
 fn is_found(bug: Bug) {
     choose(Some(bug));

@@ -33,8 +33,16 @@ impl Core {
             true => state.ttl().sweep_rows(backend, state.merge().is_some()),
             false => 0,
         };
-        let swept: Vec<&State> = self.states.iter().filter(|state| rows_of(state) > 0).collect();
-        let Some(state) = swept.get(self.sweep.state % swept.len().max(1)) else { return Ok(()) };
+        let states: Vec<&State> = self.states.iter().collect();
+        let from = self.sweep.state;
+        let Some(at) = (from..from + states.len()).find(|at| rows_of(states[at % states.len()]) > 0) else {
+            return Ok(());
+        };
+        let state = states[at % states.len()];
+        if at != from {
+            // Where the sweep was is a row of another state.
+            self.sweep = Sweep { state: at % states.len(), next: Vec::new() };
+        }
         let clocks = self.clocks(now_ms);
         let (start, end) = self.identity.range.row_bounds();
         let start = if self.sweep.next.is_empty() { start.to_vec() } else { self.sweep.next.clone() };

@@ -53,7 +53,7 @@ pub(super) fn entries(
     rows.scan(state, &start, &end, &mut |row_key, _, payload| {
         let map_key = &row_key[prefix.len()..];
         if seeded::is(Bug::TimerTwice) && op.kind == OpKind::SortedSetFirst {
-            page.push(&[map_key], answers)?;
+            let _ = page.push(&[map_key], answers)?;
         }
         if with_values { page.push(&[map_key, payload], answers) } else { page.push(&[map_key], answers) }
     })
