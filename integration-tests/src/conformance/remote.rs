@@ -22,7 +22,14 @@ impl Remote {
     /// If it does not serve in time.
     pub async fn create(api: &Api, name: &str, rocks: bool, states: &[v1::StateDescriptor]) -> Self {
         let builder = JobBuilder::leased(name, 1);
-        let spec = if rocks { builder } else { builder.in_memory() }.build();
+        Self::with(api, if rocks { builder } else { builder.in_memory() }.build(), states).await
+    }
+
+    /// Creates a job of one leased shard.
+    ///
+    /// # Panics
+    /// If it does not serve in time.
+    pub async fn with(api: &Api, spec: v1::JobSpec, states: &[v1::StateDescriptor]) -> Self {
         let job = Job::create(api, spec, states).await;
         let mut worker = Worker::join(api, &job.info, "worker").await.expect("it joins");
         let assignment = worker.assignment().await;

@@ -2,6 +2,8 @@
 //! plain model of what they mean.
 
 mod cleanup;
+#[cfg(feature = "rocksdb")]
+mod long_list;
 mod machine;
 mod model;
 mod random;

@@ -52,6 +52,8 @@ pub struct Model {
     processing_ms: i64,
     writer_ms: i64,
     ttls: Vec<Option<i64>>,
+    /// The states that the operations are on.
+    focus: Vec<u32>,
     /// Verdicts of the lane's batches that may be sent again.
     pub sent: Vec<Vec<Option<bool>>>,
 }
@@ -101,6 +103,7 @@ impl Default for Model {
             processing_ms: START_MS,
             writer_ms: 500,
             ttls: STATES.iter().map(|state| state.ttl_ms).collect(),
+            focus: (1..).take(STATES.len()).collect(),
             sent: Vec::new(),
         }
     }
