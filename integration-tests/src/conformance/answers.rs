@@ -54,9 +54,9 @@ pub(super) fn compare(kind: OpKind, state: &Descriptor, answer: &AnswerRef<'_>, 
             let matches = |(pair, wanted): (&[bytes::Bytes], &Value)| {
                 pair.len() == 2 && same(key, &pair[0], &wanted[0]) && same(value, &pair[1], &wanted[1])
             };
-            let equal = expected.as_array().is_some_and(|wanted| {
-                wanted.len() == said.len() && items.chunks(2).zip(wanted).all(matches)
-            });
+            let equal = expected
+                .as_array()
+                .is_some_and(|wanted| wanted.len() == said.len() && items.chunks(2).zip(wanted).all(matches));
             (Value::Array(said), equal)
         }
     }

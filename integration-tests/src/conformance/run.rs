@@ -156,15 +156,15 @@ impl Player<'_> {
 
     fn wire(&self, op: &Op) -> OwnedOp {
         let (state_id, state) = self.state(op.state.as_deref());
-        let bytes = |codec: &str, value: &Option<Value>| value.as_ref().map_or(Vec::new(), |value| encode(codec, value));
-        let several = |codec: &str, values: &[Value]| packed_list::pack(values.iter().map(|value| encode(codec, value)));
+        let bytes =
+            |codec: &str, value: &Option<Value>| value.as_ref().map_or(Vec::new(), |value| encode(codec, value));
+        let several =
+            |codec: &str, values: &[Value]| packed_list::pack(values.iter().map(|value| encode(codec, value)));
         let keyed = state.kind != "sorted_set";
         let value = match op {
             Op { values: Some(values), .. } => several(&state.value, values),
             Op { sources: Some(sources), .. } => several(&state.namespace, sources),
-            Op { by: Some(by), .. } => {
-                packed_list::pack([encode(&state.map_key, by), bytes(&state.value, &op.value)])
-            }
+            Op { by: Some(by), .. } => packed_list::pack([encode(&state.map_key, by), bytes(&state.value, &op.value)]),
             Op { expected: Some(expected), value: None, .. } => encode(&state.value, expected),
             Op { expected: Some(expected), .. } => {
                 packed_list::cas_value(&encode(&state.value, expected), &bytes(&state.value, &op.value))
@@ -175,10 +175,10 @@ impl Player<'_> {
         OwnedOp {
             kind: kind(&op.op),
             state_id,
-            key: op.key.as_ref().map_or_else(
-                || if keyed { b"k".to_vec() } else { Vec::new() },
-                |key| encode(&state.key, key),
-            ),
+            key: op
+                .key
+                .as_ref()
+                .map_or_else(|| if keyed { b"k".to_vec() } else { Vec::new() }, |key| encode(&state.key, key)),
             namespace: bytes(&state.namespace, &op.namespace),
             map_key: bytes(&state.map_key, if op.from.is_some() { &op.from } else { &op.map_key }),
             value,

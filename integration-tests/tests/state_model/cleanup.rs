@@ -2,6 +2,7 @@
 
 use forebay_integration_tests::conformance::{Kind, OwnedOp, Shard, Times};
 use forebay_proto::v1::OpKind;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::model::{STATES, Spec};
 
@@ -19,7 +20,7 @@ fn expired_rows_are_given_back_by_the_sweep_and_by_compactions() {
         let empty = shard.bytes();
         for row in 0..ROWS {
             let add = OwnedOp { value: [&[0x80, 0, 0, 0], &row.to_be_bytes()[..]].concat(), ..op(8, row) };
-            let put = OwnedOp { map_key: row.to_be_bytes().to_vec(), value: vec![7; 500], ..op(6, 0) };
+            let put = OwnedOp { map_key: row.to_be_bytes().to_vec(), value: noise(row), ..op(6, 0) };
             let ops = [OwnedOp { kind: OpKind::MapPut, ..put }, OwnedOp { kind: OpKind::ReducingAdd, ..add }];
             shard.write(OwnedOp::pack(&ops), times(None)).unwrap();
         }
@@ -34,6 +35,12 @@ fn expired_rows_are_given_back_by_the_sweep_and_by_compactions() {
         assert_eq!(STATES_USED.map(|id| shard.rows(id)), [0, 0], "{kind:?}: rows are left");
         assert!(shard.bytes() < empty + (full - empty) / 10, "{kind:?}: {} of {full} bytes are left", shard.bytes());
     }
+}
+
+/// What does not get smaller when it is compressed.
+fn noise(seed: u32) -> Vec<u8> {
+    let word = |part: u64| xxh3_64_with_seed(b"noise", u64::from(seed) << 8 | part).to_be_bytes();
+    (0..64).flat_map(word).collect()
 }
 
 fn op(state_id: u32, key: u32) -> OwnedOp {

@@ -18,7 +18,7 @@ const STEP: u32 = 20_000;
 /// Bytes of an element.
 const BYTES: usize = 64;
 /// What the process may have at most: its caches and a few batches, whatever the list has.
-const PEAK_MIB_MAX: u64 = 400;
+const PEAK_MIB_MAX: u64 = 256;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memory_of_a_server_does_not_grow_with_the_length_of_a_list() {

@@ -1,6 +1,9 @@
 //! The real shard beside the model: after every step everything it answers is the same.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use forebay_integration_tests::conformance::{Kind, OwnedOp, Saved, Shard};
 use forebay_proto::{
@@ -11,13 +14,16 @@ use proptest_state_machine::ReferenceStateMachine as _;
 
 use crate::model::{Answer, Model, STATES, Spec, Step};
 
-/// Takes the steps one after the other; an error says which of them ended otherwise than it should.
-pub fn replay(kind: Kind, steps: &[Step]) -> Result<(), String> {
+/// Takes the steps one after the other, counting them in `seen`, by which a sequence is cut behind the step
+/// that failed; an error says which ended otherwise than it should.
+pub fn replay(kind: Kind, steps: &[Step], seen: Option<&AtomicUsize>) -> Result<(), String> {
     let mut model = Model::default();
-    let descriptors: Vec<_> =
-        (1..).zip(STATES).map(|(id, state)| state.descriptor(id, model.ttl_ms(id))).collect();
+    let descriptors: Vec<_> = (1..).zip(STATES).map(|(id, state)| state.descriptor(id, model.ttl_ms(id))).collect();
     let mut machine = Machine { shard: Shard::new(kind, &descriptors), kind, saved: None };
     for (index, step) in steps.iter().enumerate() {
+        if let Some(seen) = seen {
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
         model = Model::apply(model, step);
         let done = machine.step(&model, step).and_then(|()| machine.compare(&model, &Model::whole()));
         done.map_err(|wrong| format!("{kind:?}, after step {index}: {wrong}"))?;

@@ -16,8 +16,8 @@ pub fn find(kind: Kind, cases: u32) -> Option<String> {
     seed[..8].copy_from_slice(&number("FOREBAY_SEED", 0).to_be_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let found = runner.run(&Model::sequential_strategy(1..30), |(_, steps, _)| {
-        machine::replay(kind, &steps).map_err(TestCaseError::fail)
+    let found = runner.run(&Model::sequential_strategy(1..30), |(_, steps, seen)| {
+        machine::replay(kind, &steps, seen.as_deref()).map_err(TestCaseError::fail)
     });
     match found {
         Ok(()) => None,

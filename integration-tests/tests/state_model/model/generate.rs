@@ -6,7 +6,12 @@ use forebay_proto::{
     packed_list,
     v1::{OpKind, StateKind, TtlClock},
 };
-use proptest::{collection::vec, option, prelude::*, sample::{select, subsequence}};
+use proptest::{
+    collection::vec,
+    option,
+    prelude::*,
+    sample::{select, subsequence},
+};
 use proptest_state_machine::ReferenceStateMachine;
 
 use super::{Model, Spec, Step};
@@ -77,12 +82,14 @@ fn bytes(of: &'static [&'static [u8]]) -> impl Strategy<Value = Vec<u8>> {
 /// An operation on some state, with its place.
 fn placed(model: &Model) -> impl Strategy<Value = OwnedOp> + use<> {
     let keys = prop_oneof![3 => Just(KEYS[0].to_vec()), 1 => Just(KEYS[1].to_vec())];
-    (select(model.focus.clone()), keys, bytes(&NAMESPACES), select(&GROUPS)).prop_map(|(state_id, key, namespace, group)| {
-        if Spec::of(state_id).kind == StateKind::SortedSet {
-            return OwnedOp { state_id, key_group: Some(group), ..OwnedOp::default() };
-        }
-        OwnedOp { state_id, key, namespace, ..OwnedOp::default() }
-    })
+    (select(model.focus.clone()), keys, bytes(&NAMESPACES), select(&GROUPS)).prop_map(
+        |(state_id, key, namespace, group)| {
+            if Spec::of(state_id).kind == StateKind::SortedSet {
+                return OwnedOp { state_id, key_group: Some(group), ..OwnedOp::default() };
+            }
+            OwnedOp { state_id, key, namespace, ..OwnedOp::default() }
+        },
+    )
 }
 
 fn write(model: &Model) -> impl Strategy<Value = OwnedOp> + use<> {
@@ -129,10 +136,8 @@ fn read(model: &Model) -> impl Strategy<Value = OwnedOp> + use<> {
     (placed(model), parts).prop_map(|(op, (which, map_key, end, limit))| {
         let kinds = reads_of(Spec::of(op.state_id).kind);
         let kind = kinds[which.index(kinds.len())];
-        let ranged = matches!(
-            kind,
-            OpKind::MapEntries | OpKind::MapKeys | OpKind::MultimapKeys | OpKind::SortedSetFirst
-        );
+        let ranged =
+            matches!(kind, OpKind::MapEntries | OpKind::MapKeys | OpKind::MultimapKeys | OpKind::SortedSetFirst);
         let named = matches!(kind, OpKind::MapGet | OpKind::MapContains | OpKind::MultimapGet);
         OwnedOp {
             kind,
@@ -161,9 +166,7 @@ fn writes_of(kind: StateKind) -> &'static [OpKind] {
         }
         StateKind::List => &[ListAppend, ListAppend, ListAppendAll, ListPut, ListClear, MergeNamespaces, Touch],
         StateKind::Map => &[MapPut, MapPut, MapPut, MapRemove, MapClear, MapClearRange, Touch],
-        StateKind::Multimap => {
-            &[MultimapAppend, MultimapAppend, MultimapAppend, MultimapRemove, MultimapClear, Touch]
-        }
+        StateKind::Multimap => &[MultimapAppend, MultimapAppend, MultimapAppend, MultimapRemove, MultimapClear, Touch],
         StateKind::Reducing => &[ReducingAdd, ReducingAdd, ReducingAdd, ReducingClear, MergeNamespaces, Touch],
         StateKind::Aggregating => {
             &[AggregatingAdd, AggregatingAdd, AggregatingAdd, AggregatingClear, MergeNamespaces, Touch]

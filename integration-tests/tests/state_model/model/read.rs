@@ -52,7 +52,8 @@ impl Model {
             OpKind::MapKeys | OpKind::SortedSetFirst => page(entries().map(|(key, _)| vec![key]).collect(), op.limit),
             OpKind::MultimapKeys => {
                 let inside = |key: &Vec<u8>| *key >= op.map_key && (op.value.is_empty() || *key < op.value);
-                let here = cell.lists.iter().filter(|(key, items)| inside(key) && items.iter().any(|item| alive(&item)));
+                let here =
+                    cell.lists.iter().filter(|(key, items)| inside(key) && items.iter().any(|item| alive(&item)));
                 page(here.map(|(key, _)| vec![key.clone()]).collect(), op.limit)
             }
             OpKind::SortedSetCount => {
@@ -87,9 +88,8 @@ impl Model {
                     let at = |op| OwnedOp { key: key.to_vec(), namespace: namespace.to_vec(), ..op };
                     ops.push(at(op(kind)));
                     if kind == OpKind::MultimapKeys {
-                        let entry = |map_key: &&[u8]| {
-                            at(OwnedOp { map_key: map_key.to_vec(), ..op(OpKind::MultimapGet) })
-                        };
+                        let entry =
+                            |map_key: &&[u8]| at(OwnedOp { map_key: map_key.to_vec(), ..op(OpKind::MultimapGet) });
                         ops.extend(super::generate::MAP_KEYS.iter().map(entry));
                     }
                 }

@@ -27,7 +27,8 @@ impl Model {
             }
             return Some(verdict);
         }
-        let several = || packed_list::iter(&op.value).map(|payload| Item { payload: payload.to_vec(), ..fresh.clone() });
+        let several =
+            || packed_list::iter(&op.value).map(|payload| Item { payload: payload.to_vec(), ..fresh.clone() });
         match op.kind {
             OpKind::ValuePut => self.put_value(&place, fresh),
             OpKind::ValueClear | OpKind::ReducingClear | OpKind::AggregatingClear => self.cell(&place).one = None,
@@ -64,12 +65,7 @@ impl Model {
     fn fresh(&self, op: &OwnedOp, payload: Vec<u8>) -> Item {
         let now_ms = self.now_ms(op.state_id);
         let by_ttl = now_ms.and_then(|now_ms| Some(now_ms + self.ttl_ms(op.state_id)?));
-        Item {
-            payload,
-            write_ms: now_ms.unwrap_or(i64::MIN),
-            deadline_ms: op.expires_at_ms.or(by_ttl),
-            version: 0,
-        }
+        Item { payload, write_ms: now_ms.unwrap_or(i64::MIN), deadline_ms: op.expires_at_ms.or(by_ttl), version: 0 }
     }
 
     fn put_value(&mut self, place: &Place, item: Item) {
