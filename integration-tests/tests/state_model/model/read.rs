@@ -9,7 +9,7 @@ use forebay_proto::{
 use super::{Cell, Item, Model, STATES, Spec};
 
 /// Items, and what is said beside them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Answer {
     /// The items.
     pub items: Vec<Vec<u8>>,
@@ -19,6 +19,14 @@ pub struct Answer {
     pub expires_at_ms: Option<i64>,
     /// The version of a value.
     pub version: Option<u64>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let items: Vec<_> = self.items.iter().map(|item| item.escape_ascii().to_string()).collect();
+        let Self { more, expires_at_ms, version, .. } = self;
+        write!(f, "[{}] more {more}, expires at {expires_at_ms:?}, version {version:?}", items.join(", "))
+    }
 }
 
 impl Model {
