@@ -42,6 +42,7 @@ pub fn register(
         if (v1::StateDescriptor { ttl: asked.ttl, ..registered.clone() }) != *asked {
             return Err(incompatible(&registered, asked));
         }
+        check_clock(&registered, asked)?;
         if registered.ttl != asked.ttl {
             known.descriptor = Some(asked.clone());
             known.version += 1;
@@ -76,6 +77,7 @@ pub fn replace(next: &mut v1::JobHead, request: &v1::ReplaceDescriptorRequest) -
     if (v1::StateDescriptor { ttl, schema, schema_version, ..registered.clone() }) != *asked {
         return Err(incompatible(&registered, asked));
     }
+    check_clock(&registered, asked)?;
     if registered != *asked {
         known.descriptor = Some(asked.clone());
         known.version += 1;
@@ -148,6 +150,25 @@ fn check(descriptor: &v1::StateDescriptor, leased: bool) -> Result<(), Refused> 
         _ => {}
     }
     descriptor.ttl.as_ref().map_or(Ok(()), |ttl| check_ttl(ttl, leased))
+}
+
+/// Deadlines in rows are of the clock they were written by, so a state keeps its clock; one without TTL is
+/// read by the processing clock.
+fn check_clock(registered: &v1::StateDescriptor, asked: &v1::StateDescriptor) -> Result<(), Refused> {
+    let Some(before) = &registered.ttl else { return Ok(()) };
+    let after = asked.ttl.map_or(v1::TtlClock::Processing, |ttl| ttl.clock());
+    if after == before.clock() {
+        return Ok(());
+    }
+    let name = |clock: v1::TtlClock| clock.as_str_name().trim_start_matches("TTL_CLOCK_").to_lowercase();
+    let message = format!(
+        "state {:?} counts its deadlines by the {} clock, asked is the {} clock: a clock is never changed \
+         (to let entries live for ever, register a TTL of 100 years)",
+        asked.name,
+        name(before.clock()),
+        name(after)
+    );
+    Err(Refused::new(Reason::StateIncompatible, message))
 }
 
 fn check_ttl(config: &v1::TtlConfig, leased: bool) -> Result<(), Refused> {
@@ -247,6 +268,21 @@ mod tests {
             let state = &head.states[0];
             let registered = state.descriptor.as_ref().unwrap().ttl.and_then(|ttl| ttl.ttl);
             assert_eq!((state.version, registered), (version, change.and_then(|ttl| ttl.ttl)));
+        }
+    }
+
+    #[test]
+    fn the_clock_of_deadlines_never_changes() {
+        let with = |clock: v1::TtlClock| {
+            let ttl = v1::TtlConfig { clock: clock.into(), ..ttl(5).unwrap() };
+            v1::StateDescriptor { ttl: Some(ttl), ..descriptor() }
+        };
+        let mut head = head();
+        register(&mut head, "op", &[with(v1::TtlClock::Event)]).unwrap();
+        for other in [with(v1::TtlClock::Writer), with(v1::TtlClock::Processing), descriptor()] {
+            let refused = register(&mut head, "op", &[other.clone()]).unwrap_err();
+            assert!(refused.message.contains("by the event clock"), "{}", refused.message);
+            assert_eq!(replace(&mut head, &replacing(other, 1)).unwrap_err().reason, Reason::StateIncompatible);
         }
     }
 

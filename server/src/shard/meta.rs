@@ -11,7 +11,10 @@ use super::{
     ops::Counters,
     requests::{self, RequestIds},
 };
-use crate::storage::{self, Backend, TableId, Writes};
+use crate::{
+    seeded::{self, Bug},
+    storage::{self, Backend, TableId, Writes},
+};
 
 /// Keys of lane records: first, and first behind.
 pub const LANES: (&[u8], &[u8]) = (b"l", b"m");
@@ -54,7 +57,7 @@ impl Meta {
         Some(Self {
             counters: Counters { appends: field(0)?, writes: field(8)? },
             clock_ms: field(16)?.cast_signed(),
-            watermark_ms: field(24).map(u64::cast_signed),
+            watermark_ms: field(24).map(u64::cast_signed).filter(|_| !seeded::is(Bug::ExpiredBackByRestore)),
         })
     }
 }

@@ -6,10 +6,16 @@ use std::ops::ControlFlow;
 use forebay_proto::reason::Refused;
 
 use super::{
-    super::{ops, states::State},
+    super::{ops, states::State, ttl::Clock},
     Core,
 };
 use crate::storage::{self, Writes, row};
+
+/// True if a batch says what has expired: one without a time of its own says nothing of the writer's clock,
+/// whose times may be of another age than the shard's.
+fn may_clean(state: &State, now_ms: i64) -> bool {
+    state.ttl().clock != Clock::Writer || now_ms != 0
+}
 
 /// How far the sweep is: it goes round all rows of all states that have one.
 #[derive(Debug, Default)]
@@ -23,9 +29,20 @@ impl Core {
     /// Removes expired rows among the next few, ahead of the batch's own operations.
     pub(super) fn sweep(&mut self, now_ms: i64, writes: &mut Writes) -> Result<(), Refused> {
         let backend = self.identity.backend;
-        let rows_of = |state: &State| state.ttl().sweep_rows(backend, state.merge().is_some());
-        let swept: Vec<&State> = self.states.iter().filter(|state| rows_of(state) > 0).collect();
-        let Some(state) = swept.get(self.sweep.state % swept.len().max(1)) else { return Ok(()) };
+        let rows_of = |state: &State| match may_clean(state, now_ms) {
+            true => state.ttl().sweep_rows(backend, state.merge().is_some()),
+            false => 0,
+        };
+        let states: Vec<&State> = self.states.iter().collect();
+        let from = self.sweep.state;
+        let Some(at) = (from..from + states.len()).find(|at| rows_of(states[at % states.len()]) > 0) else {
+            return Ok(());
+        };
+        let state = states[at % states.len()];
+        if at != from {
+            // Where the sweep was is a row of another state.
+            self.sweep = Sweep { state: at % states.len(), next: Vec::new() };
+        }
         let clocks = self.clocks(now_ms);
         let (start, end) = self.identity.range.row_bounds();
         let start = if self.sweep.next.is_empty() { start.to_vec() } else { self.sweep.next.clone() };
@@ -60,7 +77,7 @@ impl Core {
         let clocks = self.clocks(now_ms);
         for state in self.states.iter() {
             let may = state.ttl().drops(self.identity.backend, state.merge().is_some());
-            if let Some(until_ms) = state.ttl().now_ms(&clocks).filter(|_| may) {
+            if let Some(until_ms) = state.ttl().now_ms(&clocks).filter(|_| may && may_clean(state, now_ms)) {
                 self.backend.expire(state.table(), until_ms);
             }
         }

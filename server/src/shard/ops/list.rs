@@ -8,7 +8,11 @@ use forebay_proto::{
 };
 
 use super::{Rows, State, WriteContext, clear_run, page::Page};
-use crate::{shard::key, storage::row};
+use crate::{
+    seeded::{self, Bug},
+    shard::key,
+    storage::row,
+};
 
 /// Reads the elements behind the number in the operation's value, if there is one.
 pub(super) fn get(
@@ -55,6 +59,12 @@ pub(super) fn append_all(
 ) -> Result<(), Refused> {
     packed_list::validate(op.value).map_err(|error| super::malformed(error.to_string()))?;
     let header = context.header(state, op);
+    if seeded::is(Bug::ListOrderSwapped) {
+        let mut elements: Vec<&[u8]> = packed_list::iter(op.value).collect();
+        elements.reverse();
+        elements.iter().for_each(|element| push(context, state, row_key, &header, element));
+        return Ok(());
+    }
     packed_list::iter(op.value).for_each(|element| push(context, state, row_key, &header, element));
     Ok(())
 }

@@ -3,10 +3,15 @@
 use forebay_proto::{
     packed::{AnswersBuilder, Op},
     reason::Refused,
+    v1::OpKind,
 };
 
 use super::{Rows, State, WriteContext, clear_between, page::Page};
-use crate::{shard::key, storage::row};
+use crate::{
+    seeded::{self, Bug},
+    shard::key,
+    storage::row,
+};
 
 pub(super) fn get(
     rows: &Rows<'_>,
@@ -47,6 +52,9 @@ pub(super) fn entries(
     let (start, end) = bounds(prefix, op);
     rows.scan(state, &start, &end, &mut |row_key, _, payload| {
         let map_key = &row_key[prefix.len()..];
+        if seeded::is(Bug::TimerTwice) && op.kind == OpKind::SortedSetFirst {
+            let _ = page.push(&[map_key], answers)?;
+        }
         if with_values { page.push(&[map_key, payload], answers) } else { page.push(&[map_key], answers) }
     })
 }
@@ -86,6 +94,9 @@ pub(super) fn clear_range(
 }
 
 fn bounds(prefix: &[u8], op: &Op<'_>) -> (Vec<u8>, Vec<u8>) {
-    let end = if op.value.is_empty() { key::successor(prefix) } else { [prefix, op.value].concat() };
+    let mut end = if op.value.is_empty() { key::successor(prefix) } else { [prefix, op.value].concat() };
+    if seeded::is(Bug::MapRangeOffByOne) {
+        end.push(0);
+    }
     ([prefix, op.map_key].concat(), end)
 }

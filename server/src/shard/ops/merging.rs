@@ -2,8 +2,12 @@
 
 use forebay_proto::{packed_list, reason::Refused, v1::StateKind};
 
-use super::{Placed, WriteContext, list, reducing};
-use crate::{shard::key, storage::row};
+use super::{Placed, WriteContext, clear_between, list, reducing};
+use crate::{
+    seeded::{self, Bug},
+    shard::key,
+    storage::row,
+};
 
 /// Moves what the sources hold, in their order, behind what the target holds, and removes the sources.
 ///
@@ -40,9 +44,10 @@ fn merge_lists(
     let state = placed.state;
     let mut row_key = target.to_vec();
     for source in sources {
-        let rows = context.rows.rows_after(context.writes, state, (source, &key::successor(source)))?;
-        for (from, (header, element)) in rows {
-            context.writes.delete(state.table(), &from);
+        let end = key::successor(source);
+        let rows = context.rows.rows_after(context.writes, state, (source, &end))?;
+        clear_between(context, state, source, &end)?;
+        for (header, element) in rows.into_values() {
             list::push(context, state, &mut row_key, &header, &element);
         }
     }
@@ -64,7 +69,11 @@ fn merge_accumulators(
             None => (header, accumulator.to_vec()),
             Some((_, left)) => {
                 let mut both = Vec::new();
-                function.merge(&left, &accumulator, &mut both);
+                match () {
+                    () if seeded::is(Bug::MergeSwapped) => function.merge(&accumulator, &left, &mut both),
+                    () if seeded::is(Bug::MergeNotAssociative) => function.fold(Some(&left), &accumulator, &mut both),
+                    () => function.merge(&left, &accumulator, &mut both),
+                }
                 (header, both)
             }
         });
