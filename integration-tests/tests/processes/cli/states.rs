@@ -191,10 +191,12 @@ async fn a_ttl_is_registered_shown_and_replaced() {
     let usual = json!({ "ttl_ms": 3_600_000, "update": "write", "clock": "processing", "visibility": "never-expired" });
     let state = ctl.json(&[&register[..], &["--ttl", "1h"]].concat()).await;
     assert_eq!((&state["ttl"], &state["version"]), (&usual, &json!(1)));
-    let other = ["--ttl", "2h", "--ttl-update", "read-and-write", "--ttl-clock", "writer"];
+    let other = ["--ttl", "2h", "--ttl-update", "read-and-write"];
     let state = ctl.json(&[&register[..], &other, &["--ttl-visibility", "if-not-cleaned-up"]].concat()).await;
     assert_eq!((&state["ttl"]["visibility"], &state["version"]), (&json!("if-not-cleaned-up"), &json!(2)));
-    assert_eq!(ctl.cells(&["state", "list", "shop"]).await[1][8], "2h, read-and-write, writer, if-not-cleaned-up");
+    assert_eq!(ctl.cells(&["state", "list", "shop"]).await[1][8], "2h, read-and-write, if-not-cleaned-up");
+    let clock = [&register[..], &["--ttl", "2h", "--ttl-clock", "writer"]].concat();
+    ctl.refuses(&clock, 1, "STATE_INCOMPATIBLE").await;
 
     let replace = ["state", "replace", "shop", "carts", "s", "--version"];
     ctl.refuses(&[&replace[..], &["1", "--no-ttl"]].concat(), 1, "SETTINGS_CONFLICT").await;
