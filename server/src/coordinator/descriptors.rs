@@ -280,7 +280,7 @@ mod tests {
         let mut head = head();
         register(&mut head, "op", &[with(v1::TtlClock::Event)]).unwrap();
         for other in [with(v1::TtlClock::Writer), with(v1::TtlClock::Processing), descriptor()] {
-            let refused = register(&mut head, "op", &[other.clone()]).unwrap_err();
+            let refused = register(&mut head, "op", std::slice::from_ref(&other)).unwrap_err();
             assert!(refused.message.contains("by the event clock"), "{}", refused.message);
             assert_eq!(replace(&mut head, &replacing(other, 1)).unwrap_err().reason, Reason::StateIncompatible);
         }
@@ -296,7 +296,7 @@ mod tests {
             v1::StateDescriptor { value_codec: "i64".into(), ..descriptor() },
         ];
         for other in others {
-            let refused = register(&mut head, "op", &[other.clone()]).unwrap_err();
+            let refused = register(&mut head, "op", std::slice::from_ref(&other)).unwrap_err();
             assert_eq!(refused.reason, Reason::StateIncompatible);
             assert!(refused.message.contains("is ") && refused.message.contains("asked is"), "{}", refused.message);
             assert_eq!(replace(&mut head, &replacing(other, 1)).unwrap_err().reason, Reason::StateIncompatible);
@@ -308,7 +308,9 @@ mod tests {
         let mut head = head();
         register(&mut head, "op", &[descriptor()]).unwrap();
         let new = v1::StateDescriptor { schema: "v2".into(), schema_version: 2, ..descriptor() };
-        assert!(register(&mut head, "op", &[new.clone()]).unwrap_err().message.contains("ReplaceDescriptor"));
+        assert!(
+            register(&mut head, "op", std::slice::from_ref(&new)).unwrap_err().message.contains("ReplaceDescriptor")
+        );
         assert_eq!(replace(&mut head, &replacing(new.clone(), 1)), Ok(1));
         assert_eq!((head.states[0].version, &head.states[0].descriptor), (2, &Some(new.clone())));
         assert_eq!(replace(&mut head, &replacing(new.clone(), 1)).unwrap_err().reason, Reason::SettingsConflict);
@@ -322,7 +324,7 @@ mod tests {
     fn what_a_ttl_leaves_out_is_said_so_that_nobody_changes_it_by_saying_it() {
         let mut head = head();
         let short = v1::StateDescriptor { ttl: ttl(5), ..descriptor() };
-        register(&mut head, "op", &[short.clone()]).unwrap();
+        register(&mut head, "op", std::slice::from_ref(&short)).unwrap();
         let mut long = ttl(5).unwrap();
         long.set_clock(v1::TtlClock::Processing);
         long.cleanup = Some(v1::TtlCleanup::default());
