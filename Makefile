@@ -18,12 +18,15 @@ SEEDS ?= 1000
 FIRST ?= 0
 ROUNDS ?= 50
 RUNS ?= 5
+TARGET ?= packed_ops
+TIME ?= 60
+CASES ?= 10000
 
 BUILD := cargo build --release --workspace --bins --examples --locked
 MEMORY := --no-default-features
 SIMULATION := --release --locked -p forebay-integration-tests --no-default-features --features seeded-bugs
 
-.PHONY: demo test simulate chaos bench lint fmt setup env
+.PHONY: demo test test-long simulate chaos bench fuzz lint fmt setup env
 
 setup:
 	deploy/setup.sh rocksdb
@@ -51,6 +54,13 @@ test:
 	$(BUILD)
 	cargo test --release --workspace --locked
 	cargo test $(SIMULATION) --test simulation
+	cargo test $(SIMULATION) --test state_model seeded
+
+# The state model under 10,000 random sequences per backend, and lists of 10 million elements.
+test-long: setup
+	$(BUILD)
+	FOREBAY_CASES=$(CASES) FOREBAY_ELEMENTS=10000000 \
+	    cargo test --release --locked -p forebay-integration-tests --test state_model
 
 simulate:
 	deploy/setup.sh
@@ -64,6 +74,14 @@ bench:
 	deploy/setup.sh tests
 	$(BUILD)
 	$(CARGO_TARGET_DIR)/release/bench --runs $(RUNS)
+
+# libFuzzer needs flags that stable compilers take only when told to.
+fuzz:
+	deploy/setup.sh
+	command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	mkdir -p integration-tests/fuzz/corpus/$(TARGET)
+	FOREBAY_FUZZ=$(TARGET) RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir integration-tests/fuzz any \
+	    integration-tests/fuzz/corpus/$(TARGET) -- -max_total_time=$(TIME)
 
 lint: setup
 	cargo fmt --all --check

@@ -2,7 +2,8 @@
 //!
 //! [`v1`] holds the messages and services of `forebay/v1/*.proto`; the other modules hold what protobuf
 //! cannot say: how keys map to key groups ([`key_group`]), the columns of a batch ([`packed`]), what an
-//! error means ([`reason`]) and how typed values become bytes ([`codec`]).
+//! error means ([`reason`]), how typed values become bytes ([`codec`]) and what is made of operands
+//! ([`merge`]).
 //!
 //! The crate knows neither storage nor transport policy. Invariant: everything here is byte-exact in all
 //! languages; `testdata/` holds the vectors that prove it, and a change of one is a change of the format.
@@ -20,6 +21,7 @@ pub mod v1 {
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 pub mod codec;
+pub mod duration;
 pub mod key_group;
 pub mod merge;
 pub mod packed;

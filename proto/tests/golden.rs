@@ -4,8 +4,10 @@
 mod vectors;
 
 use forebay_proto::{
-    KeyGroup, MaxParallelism, codec,
+    KeyGroup, MaxParallelism,
+    codec::{self, Codec as _, U64},
     key_group::assign,
+    merge::MergeFunction,
     packed::{Answers, Ops},
     packed_list,
     v1::{Notation, PackedAnswers, PackedOps, Written, written::Form},
@@ -155,5 +157,47 @@ fn lists_are_read_as_they_were_packed() {
         let bytes = unhex(&vector["bytes"]);
         let (expected, replacement) = packed_list::split_cas(&bytes).unwrap();
         assert_eq!((hex(expected), hex(replacement)), (vector["expected"].clone(), vector["replacement"].clone()));
+    }
+}
+
+/// The operands of a vector, one by one or as a series.
+fn operands(vector: &Value) -> Vec<Vec<u8>> {
+    match vector["u64_below"].as_u64() {
+        Some(bound) => (0..bound).map(|n| U64::to_bytes(&n).unwrap()).collect(),
+        None => list(vector).iter().map(unhex).collect(),
+    }
+}
+
+#[test]
+fn functions_fold_and_merge_as_the_vectors_say() {
+    for file in ["merge.json", "aggregates.json"].map(file) {
+        let function = |vector: &Value| MergeFunction::parse(text(&vector["function"])).unwrap();
+        let sound = |vector: &Value, accumulator: Option<Vec<u8>>| {
+            let accumulator = accumulator.unwrap();
+            assert_eq!(hex(&accumulator), vector["accumulator"], "{vector}");
+            assert_eq!(function(vector).result(&accumulator).map_or(Value::Null, hex), vector["result"], "{vector}");
+        };
+        for vector in list(&file["vectors"]) {
+            let mut accumulator: Option<Vec<u8>> = None;
+            for operand in operands(&vector["operands"]) {
+                let mut out = Vec::new();
+                function(vector).fold(accumulator.as_deref(), &operand, &mut out);
+                accumulator = Some(out);
+            }
+            sound(vector, accumulator);
+        }
+        for vector in list(&file["merged"]) {
+            let mut out = Vec::new();
+            function(vector).merge(&unhex(&vector["left"]), &unhex(&vector["right"]), &mut out);
+            sound(vector, Some(out));
+        }
+        for name in list(&file["names"]).iter().map(text) {
+            assert_eq!(MergeFunction::parse(name).unwrap().name(), name);
+            let alike = |vector: &&Value| text(&vector["function"]).split('(').next() == name.split('(').next();
+            assert!(list(&file["vectors"]).iter().any(|vector| alike(&vector)), "{name} has no vector");
+        }
+        for name in list(&file["names_refused"]).iter().map(text) {
+            assert_eq!(MergeFunction::parse(name), None, "{name}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Deliberate faults, to prove that the simulation would find them. Compiled in by the cargo feature
+//! Deliberate faults, to prove that the simulation and the tests of the state model would find them. Compiled in by the cargo feature
 //! `seeded-bugs` only; the fault is chosen at run time.
 
 /// A fault.
@@ -13,15 +13,43 @@ pub enum Bug {
     BarrierAheadOfRefusedBatch = 3,
     /// A rewind takes back the lost shards only.
     PartialRewind = 4,
+    /// Elements appended together come in the opposite order.
+    ListOrderSwapped = 5,
+    /// A restore forgets the watermark, so what had expired by it is back.
+    ExpiredBackByRestore = 6,
+    /// A range of a map has its end, too.
+    MapRangeOffByOne = 7,
+    /// The elements of a sorted set come twice: a timer fires twice.
+    TimerTwice = 8,
+    /// Accumulators of namespaces are merged the wrong way round.
+    MergeSwapped = 9,
+    /// A merged accumulator is added as if it were an operand, so that merging is not associative.
+    MergeNotAssociative = 10,
+    /// A duplicate is told no verdicts.
+    VerdictLost = 11,
+    /// A clear of a list leaves what its own batch wrote before.
+    ClearBlindToBatch = 12,
 }
 
 impl Bug {
-    /// All faults.
+    /// The faults that the simulation finds.
     pub const ALL: [Self; 4] = [
         Self::MarkOutsideTheWrite,
         Self::DuplicateBeforeDurable,
         Self::BarrierAheadOfRefusedBatch,
         Self::PartialRewind,
+    ];
+
+    /// The faults that the tests of the state model find.
+    pub const OF_STATE: [Self; 8] = [
+        Self::ListOrderSwapped,
+        Self::ExpiredBackByRestore,
+        Self::MapRangeOffByOne,
+        Self::TimerTwice,
+        Self::MergeSwapped,
+        Self::MergeNotAssociative,
+        Self::VerdictLost,
+        Self::ClearBlindToBatch,
     ];
 }
 

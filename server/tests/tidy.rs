@@ -19,9 +19,11 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 17] = [
+const PURE: [&str; 21] = [
     "shard/core.rs",
     "shard/core/opening.rs",
+    "shard/core/sweep.rs",
+    "shard/core/views.rs",
     "shard/durable.rs",
     "shard/gate.rs",
     "shard/key.rs",
@@ -29,7 +31,9 @@ const PURE: [&str; 17] = [
     "shard/place.rs",
     "shard/requests.rs",
     "shard/states.rs",
+    "shard/ttl.rs",
     "coordinator/assign.rs",
+    "coordinator/descriptors.rs",
     "coordinator/machine.rs",
     "coordinator/machine/rounds.rs",
     "coordinator/machine/tell.rs",

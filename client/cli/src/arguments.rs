@@ -8,7 +8,8 @@ use clap_complete::Shell;
 use crate::{checkpoint, connection::Connection, job, output::Format, state};
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 refused by the cluster; 2 wrong command line; 69 unreachable or not able to serve now.
+Exit codes: 0 done; 1 refused by the cluster, or not swapped by cas; 2 wrong command line; 69 unreachable or
+not able to serve now.
 
 Keys and values are text, read by the codec of the state. To write bytes as they are stored, put hex: or
 base64: in front; text: in front of text that itself starts with one of these, or with a hyphen.";
@@ -146,11 +147,35 @@ mod tests {
         let arguments = Arguments::try_parse_from(words).unwrap();
         assert_eq!(arguments.output, Format::Json);
         let Command::State { command } = arguments.command else { panic!("a command on states") };
-        let state::Command::Put { key, values, within, .. } = *command else { panic!("a put") };
+        let state::Command::Put(put) = *command else { panic!("a put") };
         assert_eq!(
-            (key.as_str(), values, within.namespace.as_deref()),
+            (put.key.as_str(), put.values, put.within.namespace.as_deref()),
             ("-1", vec!["-2".into(), "-0.5".into()], Some("-3"))
         );
+    }
+
+    #[test]
+    fn what_is_added_to_a_sorted_set_has_no_key() {
+        for (words, key, value) in [(&["-1", "-2"][..], Some("-1"), "-2"), (&["-2", "--key-group", "3"], None, "-2")] {
+            let words = [&["forebayctl", "state", "add", "j", "o", "s"], words].concat();
+            let Command::State { command } = Arguments::try_parse_from(words).unwrap().command else { panic!() };
+            let state::Command::Add(add) = *command else { panic!("an add") };
+            assert_eq!((add.key.as_deref(), add.value.as_str()), (key, value));
+        }
+    }
+
+    #[test]
+    fn a_compare_and_set_expects_one_thing() {
+        let parses = |words: &[&str]| {
+            let words = [&["forebayctl", "state", "cas", "j", "o", "s", "k"], words].concat();
+            Arguments::try_parse_from(words).is_ok()
+        };
+        for right in [&["new", "--absent"][..], &["--expect", "-old"], &["new", "--version", "3"]] {
+            assert!(parses(right), "{right:?}");
+        }
+        for wrong in [&["new"][..], &["new", "--absent", "--version", "3"], &["a", "b", "--absent"]] {
+            assert!(!parses(wrong), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{error::Error as _, time::Duration};
 
 use forebay_client::routing::Table;
+use forebay_proto::KeyGroup;
 use forebay_proto::v1::{
     ErrorReason, GetRoutingRequest, Route, Routing, coordinator_service_client::CoordinatorServiceClient,
     state_service_client::StateServiceClient,
@@ -120,6 +121,21 @@ pub fn route_of(routing: &Routing, operator: &str, key: &[u8], key_group: Option
     Ok(table.routes()[table.shard(group)?].clone())
 }
 
+/// Returns the route of the shard that holds a key group.
+pub fn route_of_group(routing: &Routing, operator: &str, key_group: u32) -> Result<Route, Failure> {
+    let table = Table::of_operator(routing, operator)?;
+    let group = KeyGroup::new(key_group, table.max_parallelism());
+    let group = group.map_err(|error| Failure::refused(ErrorReason::KeyGroupOutOfRange, error.to_string()))?;
+    Ok(table.routes()[table.shard(group)?].clone())
+}
+
+/// Returns where a shard is now; where it was if it is no more.
+pub fn route_now(routing: &Routing, shard: &Route) -> Result<Route, Failure> {
+    let routes = routes_of(routing, &shard.operator)?;
+    let now = routes.into_iter().find(|route| (route.start, route.end) == (shard.start, shard.end));
+    Ok(now.unwrap_or_else(|| shard.clone()))
+}
+
 /// Returns the routes of an operator, by key group.
 pub fn routes_of(routing: &Routing, operator: &str) -> Result<Vec<Route>, Failure> {
     Ok(Table::of_operator(routing, operator)?.routes().to_vec())
@@ -169,6 +185,9 @@ mod tests {
             Routing { max_parallelism: 128, routes: vec![route(0, 64), route(64, 128)], ..Default::default() };
         // "ada" is in key group 110.
         assert_eq!(route_of(&routing, "o", b"ada", None).unwrap().start, 64);
+        assert_eq!(route_of_group(&routing, "o", 63).unwrap().start, 0);
+        let beyond = route_of_group(&routing, "o", 128).unwrap_err().to_string();
+        assert!(beyond.ends_with("(KEY_GROUP_OUT_OF_RANGE)"), "{beyond}");
         assert!(route_of(&routing, "p", b"ada", None).unwrap_err().to_string().ends_with("(OPERATOR_UNKNOWN)"));
     }
 }

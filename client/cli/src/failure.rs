@@ -48,7 +48,9 @@ impl Failure {
     /// Makes a failure of what a server of the data plane said, where the coordinator knows better.
     pub fn of_server(status: Status) -> Self {
         let refused = Refused::from_status(&status);
-        if refused.advice() == Advice::Missing { Self::Behind(refused) } else { Self::Refused(refused) }
+        // Of checkpoints servers know themselves.
+        let behind = refused.advice() == Advice::Missing && refused.reason != ErrorReason::CheckpointUnknown;
+        if behind { Self::Behind(refused) } else { Self::Refused(refused) }
     }
 
     /// Returns how long to wait before the same call is made again; `None` if it would fail again.
@@ -84,9 +86,14 @@ impl Failure {
             ErrorReason::CheckpointUnknown => "`forebayctl checkpoint list JOB` shows the checkpoints",
             ErrorReason::CheckpointAborted => "`forebayctl checkpoint list JOB` shows the last failures",
             ErrorReason::WrongKind => {
-                "put is for values and lists, append for lists, put --map-key for maps, add for reducing states"
+                "put is for values and lists, put --map-key for maps, append for lists and multimaps, cas for values, add for \
+                 reducing and aggregating states and sorted sets"
             }
-            ErrorReason::StateIncompatible => "a state keeps its kind and codecs; register another name",
+            ErrorReason::StateIncompatible => {
+                "a state keeps its kind, codecs and function; register another name (`state replace` changes a schema)"
+            }
+            ErrorReason::ListTooLong => "--limit N reads a page of it, and tells the --page that follows",
+            ErrorReason::PageTokenInvalid => "start again without --page",
             ErrorReason::AlreadyExists => "`forebayctl job describe JOB` shows what is there; choose another name",
             ErrorReason::Unsupported => "a newer server may do it; `forebayctl status` shows the version",
             _ => return advice(refused.advice()),
@@ -161,6 +168,8 @@ mod tests {
         let unknown = || Status::from(Refused::new(ErrorReason::StateUnknown, "m"));
         assert_eq!(Failure::from(unknown()).retry_after(), None);
         assert!(Failure::of_server(unknown()).retry_after().is_some());
+        let none = Status::from(Refused::new(ErrorReason::CheckpointUnknown, "m"));
+        assert_eq!(Failure::of_server(none).retry_after(), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use output::Answer;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let Some(connection) = arguments.connection() else {
-        return print(&arguments::completion(&arguments.command));
+        return print(&arguments::completion(&arguments.command), ExitCode::SUCCESS);
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answer = match runtime {
@@ -39,7 +39,8 @@ fn main() -> ExitCode {
     match answer {
         Ok(answer) => {
             answer.notes.iter().for_each(|note| eprintln!("forebayctl: {note}"));
-            print(&answer.print(arguments.output))
+            let done = if answer.no { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            print(&answer.print(arguments.output), done)
         }
         Err(failure) => {
             eprintln!("forebayctl: {failure}");
@@ -63,13 +64,13 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
     }
 }
 
-/// Writes to stdout; a reader that has seen enough, such as `head`, is no error.
-fn print(text: &str) -> ExitCode {
+/// Writes to stdout, and returns `done`; a reader that has seen enough, such as `head`, is no error.
+fn print(text: &str, done: ExitCode) -> ExitCode {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             eprintln!("forebayctl: cannot write the answer: {error}");
             ExitCode::FAILURE
         }
-        _ => ExitCode::SUCCESS,
+        _ => done,
     }
 }

@@ -25,12 +25,14 @@ pub struct Answer {
     pub json: Json,
     /// For people at either, on stderr.
     pub notes: Vec<String>,
+    /// True if the answer is a no: exit code 1, with the answer on stdout as ever.
+    pub no: bool,
 }
 
 impl Answer {
-    /// Makes an answer without notes.
+    /// Makes an answer without notes, a yes.
     pub fn new(text: String, json: Json) -> Self {
-        Self { text, json, notes: Vec::new() }
+        Self { text, json, ..Self::default() }
     }
 
     /// Returns what goes to stdout, with a newline at its end unless it is empty.
@@ -43,8 +45,25 @@ impl Answer {
     }
 }
 
-/// Lays rows out in columns. Heads are bold on a terminal, unless NO_COLOR is set.
+/// Lays rows out in columns.
 pub fn columns<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    lay_out(heads, rows)
+}
+
+/// Lays rows out in columns, without those from `always` on that are empty in every row.
+pub fn filled_columns<const N: usize>(heads: [&str; N], always: usize, rows: Vec<[String; N]>) -> String {
+    let shown: [bool; N] =
+        std::array::from_fn(|column| column < always || rows.iter().any(|row| !row[column].is_empty()));
+    let kept = |column: &usize| shown[*column];
+    let heads: Vec<_> = (0..N).filter(kept).map(|column| heads[column]).collect();
+    lay_out(heads, rows.iter().map(|row| (0..N).filter(kept).map(|column| row[column].clone()).collect::<Vec<_>>()))
+}
+
+/// Lays rows out. Heads are bold on a terminal, unless NO_COLOR is set.
+fn lay_out<'a, R: IntoIterator<Item = String>>(
+    heads: impl IntoIterator<Item = &'a str>,
+    rows: impl IntoIterator<Item = R>,
+) -> String {
     let bold = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -55,7 +74,7 @@ pub fn columns<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = 
     }
     let head = |head: &str| if bold { Cell::new(head).add_attribute(Attribute::Bold) } else { Cell::new(head) };
     table.set_header(heads.into_iter().map(head));
-    table.add_rows(rows);
+    table.add_rows(rows.into_iter().map(|row| row.into_iter().collect::<Vec<String>>()));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -102,6 +121,14 @@ mod tests {
     fn columns_are_as_wide_as_what_is_in_them() {
         let text = columns(["KEY", "VALUE"], [["ada".into(), "1".into()], ["x".into(), "lovelace".into()]]);
         assert_eq!(text, "KEY  VALUE\nada  1\nx    lovelace");
+    }
+
+    #[test]
+    fn a_column_that_is_empty_may_be_left_out() {
+        let rows = |last: &str| vec![["a".to_owned(), String::new(), last.to_owned()]];
+        let heads = ["KEY", "VERSION", "EXPIRES"];
+        assert_eq!(filled_columns(heads, 1, rows("soon")), "KEY  EXPIRES\na    soon");
+        assert_eq!(filled_columns(heads, 1, rows("")), "KEY\na");
     }
 
     #[test]

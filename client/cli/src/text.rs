@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is shown for bytes that their codec cannot show can be typed in again: `hex:…`.
 
+use std::fmt;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use forebay_proto::{
     codec,
@@ -35,6 +37,28 @@ pub fn read(what: &str, codec: &str, typed: &str) -> Result<Vec<u8>, Failure> {
 pub fn raw(what: &str, codec: &str, typed: &str) -> Result<Value, Failure> {
     let bytes = read(what, codec, typed)?;
     Ok(Value { form: Some(value::Form::Raw(bytes.into())) })
+}
+
+/// A page token: where a read goes on. Opaque, but for being typed and shown as hex.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Token(pub Vec<u8>);
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Reads a page token.
+pub fn token(typed: &str) -> Result<Token, String> {
+    let written = Written { form: Some(written::Form::Hex(typed.to_owned())) };
+    let bytes = codec::read("bytes", &written).map_err(|error| error.to_string())?;
+    if bytes.is_empty() { Err("the token is empty".to_owned()) } else { Ok(Token(bytes)) }
+}
+
+/// Returns bytes as an item, readable by a codec.
+pub fn item(codec: &str, raw: &[u8]) -> Item {
+    Item { readable: codec::render(codec, raw), raw: raw.to_vec().into(), ..Item::default() }
 }
 
 /// Shows a stored value in a table.
@@ -72,8 +96,7 @@ mod tests {
     use super::*;
 
     fn item(codec: &str, typed: &str) -> Item {
-        let raw = read("value", codec, typed).unwrap();
-        Item { readable: codec::render(codec, &raw), raw: raw.into(), ..Item::default() }
+        super::item(codec, &read("value", codec, typed).unwrap())
     }
 
     #[test]
@@ -93,6 +116,13 @@ mod tests {
         assert_eq!(json(Some(&item("i64", "9007199254740993"))).to_string(), "9007199254740993");
         assert_eq!((json(None), json(Some(&Item::default()))), (Json::Null, "".into()));
         assert_eq!((shown(None).as_str(), shown(Some(&item("json", "null"))).as_str()), ("", "null"));
+    }
+
+    #[test]
+    fn a_token_is_typed_as_it_is_shown() {
+        let shown = Token(vec![0, 255]).to_string();
+        assert_eq!((shown.as_str(), token(&shown)), ("00ff", Ok(Token(vec![0, 255]))));
+        assert!(token("").is_err() && token("0").is_err() && token("xy").is_err());
     }
 
     #[test]

@@ -40,6 +40,14 @@ impl Assigned {
         Some(self.assignment.restored_checkpoint).filter(|checkpoint| *checkpoint > 0)
     }
 
+    /// Returns true if the state comes from a checkpoint, and false at the job's first start (Flink:
+    /// FunctionInitializationContext.isRestored): then there is no worker state to begin with, and every state
+    /// is empty. A worker that joins a running job is restored, too, even if its share of the worker state is
+    /// empty.
+    pub fn restored(&self) -> bool {
+        self.checkpoint().is_some()
+    }
+
     /// Returns the job's generation.
     pub fn generation(&self) -> u64 {
         self.assignment.generation
@@ -53,5 +61,36 @@ impl Assigned {
     /// Returns the shards that the worker holds.
     pub fn shards(&self) -> impl Iterator<Item = &v1::Route> {
         self.assignment.shards.iter().filter_map(|leased| leased.route.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::Duration};
+
+    use super::*;
+    use crate::{cache::Cache, routing::Table, session::Parts};
+
+    fn assigned(restored_checkpoint: u64) -> Result<Assigned> {
+        let session = Session::start(Parts {
+            table: Table::new(128, v1::Partitioner::Murmur3, Vec::new())?,
+            explicit: false,
+            lanes: Vec::new(),
+            states: Vec::new(),
+            cache: Cache::new(0, HashSet::new()),
+            lease: Arc::default(),
+            attention: Arc::default(),
+            value_bytes_max: 0,
+            write_delay_max: Duration::from_secs(1),
+        });
+        Ok(Assigned::new(session, v1::Assignment { restored_checkpoint, ..v1::Assignment::default() }))
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_restored_if_its_state_comes_from_a_checkpoint() {
+        let (first, later) = (assigned(0).unwrap(), assigned(7).unwrap());
+        assert!(!first.restored() && first.checkpoint().is_none());
+        assert!(later.restored(), "even without worker state");
+        assert_eq!(later.checkpoint(), Some(7));
     }
 }

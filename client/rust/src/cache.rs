@@ -12,28 +12,38 @@
 //!   operations in the order that gives what the cache shows.
 
 mod address;
+mod aggregating;
+mod batches;
 mod body;
+mod list;
+mod log;
+mod map;
+mod reducing;
+mod set;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
-use bytes::Bytes;
 use forebay_proto::{
-    merge::MergeFunction,
-    packed::{Op, OpsBuilder},
-    v1::PackedOps,
+    packed::Op,
+    v1::{OpKind, PackedOps},
 };
 
 pub use address::At;
 use address::{join, split};
-use body::{Body, List, Map, Reducing, Value};
+use batches::Batches;
+use body::Body;
+pub use log::Logged;
 
 /// Bytes that an entry takes beside its key and content, roughly.
 const ENTRY_BYTES: usize = 192;
+/// Addresses on the clock without an entry, beyond as many as there are entries.
+const CLOCK_SLACK: usize = 1024;
 
 /// An outstanding read; ended by one of the `fill` functions or by [`Cache::cancel`].
 #[derive(Debug, PartialEq, Eq)]
@@ -65,12 +75,23 @@ struct Entry {
     body: Body,
     /// Reads that are outstanding.
     reads: u32,
-    /// Since when something is unsent, by the caller's clock.
-    unsent_since_ms: Option<u64>,
+    /// The deadline that everything there is to be given.
+    touch_ms: Option<i64>,
+    /// Its place among the unsent; `None` if nothing is unsent.
+    unsent: Option<Place>,
     /// True if it was used since the hand of the clock came by.
     used: bool,
     /// True if it is on the clock.
     on_clock: bool,
+}
+
+/// Where an entry stands among those that have something unsent.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// A place that another number has is none of the entry's: it has been sent since.
+    number: u64,
+    /// Since when something is unsent, by the caller's clock.
+    since_ms: u64,
 }
 
 /// A write-back cache, bounded in bytes.
@@ -80,7 +101,8 @@ pub struct Cache {
     /// Entries that may be evicted once the hand comes by; the front is next.
     clock: VecDeque<Arc<[u8]>>,
     /// Entries with something unsent, in the order in which they became so.
-    unsent: VecDeque<Arc<[u8]>>,
+    unsent: VecDeque<(u64, Arc<[u8]>)>,
+    next_place: u64,
     bytes: usize,
     unsent_bytes: usize,
     bytes_max: usize,
@@ -96,6 +118,7 @@ impl Cache {
             entries: HashMap::new(),
             clock: VecDeque::new(),
             unsent: VecDeque::new(),
+            next_place: 0,
             bytes: 0,
             unsent_bytes: 0,
             bytes_max,
@@ -124,222 +147,42 @@ impl Cache {
         self.uncached.contains(&state)
     }
 
-    /// Returns a value (`Some(None)`: absent); `None` if it is not known.
-    pub fn value(&mut self, at: At<'_>) -> Option<Option<&Bytes>> {
-        match self.find(at)? {
-            Body::Value(value) => value.known.as_ref().map(Option::as_ref),
-            _ => None,
+    /// Gives everything at the address of a reading that has not expired by `clock_ms` another deadline, with
+    /// the next flush.
+    pub fn touch(&mut self, reading: &Reading, deadline_ms: i64, clock_ms: i64, now_ms: u64) {
+        let number = self.next_place;
+        let Some(entry) = self.entries.get_mut(&reading.0) else { return };
+        entry.touch_ms = Some(deadline_ms);
+        entry.body.touched(deadline_ms, clock_ms);
+        if entry.unsent.is_none() {
+            entry.unsent = Some(Place { number, since_ms: now_ms });
+            self.next_place += 1;
+            self.unsent.push_back((number, reading.0.clone()));
         }
-    }
-
-    /// Writes a value; `None` clears it.
-    pub fn value_put(&mut self, at: At<'_>, value: Option<Bytes>, now_ms: u64) {
-        self.write(
-            at,
-            now_ms,
-            || Body::Value(Value::default()),
-            |body| {
-                if let Body::Value(body) = body {
-                    body.known = Some(value);
-                    body.unsent = true;
-                }
-            },
-        );
-    }
-
-    /// Returns the elements of a list; `None` if they are not known.
-    pub fn list(&mut self, at: At<'_>) -> Option<impl Iterator<Item = &Bytes>> {
-        match self.find(at)? {
-            Body::List(list) => list.items(),
-            _ => None,
-        }
-    }
-
-    /// Appends to a list.
-    pub fn list_append(&mut self, at: At<'_>, elements: impl IntoIterator<Item = Bytes>, now_ms: u64) {
-        self.write(
-            at,
-            now_ms,
-            || Body::List(List::default()),
-            |body| {
-                if let Body::List(list) = body {
-                    list.append(elements);
-                }
-            },
-        );
-    }
-
-    /// Replaces a list; an empty one is absent.
-    pub fn list_put(&mut self, at: At<'_>, elements: impl IntoIterator<Item = Bytes>, now_ms: u64) {
-        self.write(
-            at,
-            now_ms,
-            || Body::List(List::default()),
-            |body| {
-                if let Body::List(list) = body {
-                    list.replace(elements);
-                }
-            },
-        );
-    }
-
-    /// Returns an entry of a map (`Some(None)`: absent); `None` if it is not known.
-    pub fn map_entry(&mut self, at: At<'_>, map_key: &[u8]) -> Option<Option<&Bytes>> {
-        match self.find(at)? {
-            Body::Map(map) => map.entry(map_key),
-            _ => None,
-        }
-    }
-
-    /// Returns all entries of a map by map key; `None` if not all are known.
-    pub fn map_entries(&mut self, at: At<'_>) -> Option<impl Iterator<Item = (&Bytes, &Bytes)>> {
-        match self.find(at)? {
-            Body::Map(map) => map.entries(),
-            _ => None,
-        }
-    }
-
-    /// Writes an entry of a map; `None` removes it.
-    pub fn map_put(&mut self, at: At<'_>, map_key: Bytes, value: Option<Bytes>, now_ms: u64) {
-        self.write(
-            at,
-            now_ms,
-            || Body::Map(Map::default()),
-            |body| {
-                if let Body::Map(map) = body {
-                    map.put(map_key, value);
-                }
-            },
-        );
-    }
-
-    /// Removes all entries of a map.
-    pub fn map_clear(&mut self, at: At<'_>, now_ms: u64) {
-        self.write(
-            at,
-            now_ms,
-            || Body::Map(Map::default()),
-            |body| {
-                if let Body::Map(map) = body {
-                    map.clear();
-                }
-            },
-        );
-    }
-
-    /// Returns a reducing state (`Some(None)`: absent); `None` if it is not known.
-    pub fn reducing(&mut self, at: At<'_>) -> Option<Option<Vec<u8>>> {
-        match self.find(at)? {
-            Body::Reducing(reducing) => reducing.view(),
-            _ => None,
-        }
-    }
-
-    /// Adds to a reducing state.
-    pub fn reducing_add(&mut self, at: At<'_>, function: MergeFunction, operand: &[u8], now_ms: u64) {
-        self.write(
-            at,
-            now_ms,
-            || Body::Reducing(Reducing::new(function)),
-            |body| {
-                if let Body::Reducing(reducing) = body {
-                    reducing.add(operand);
-                }
-            },
-        );
-    }
-
-    /// Removes a reducing state.
-    pub fn reducing_clear(&mut self, at: At<'_>, function: MergeFunction, now_ms: u64) {
-        self.write(
-            at,
-            now_ms,
-            || Body::Reducing(Reducing::new(function)),
-            |body| {
-                if let Body::Reducing(reducing) = body {
-                    reducing.clear();
-                }
-            },
-        );
-    }
-
-    /// Begins a read of a value; it is sent behind everything that was taken to be sent.
-    pub fn read_value(&mut self, at: At<'_>) -> Reading {
-        self.read(at, || Body::Value(Value::default()))
-    }
-
-    /// Begins a read of a list.
-    pub fn read_list(&mut self, at: At<'_>) -> Reading {
-        self.read(at, || Body::List(List::default()))
-    }
-
-    /// Begins a read of a map or of an entry of it.
-    pub fn read_map(&mut self, at: At<'_>) -> Reading {
-        self.read(at, || Body::Map(Map::default()))
-    }
-
-    /// Begins a read of a reducing state.
-    pub fn read_reducing(&mut self, at: At<'_>, function: MergeFunction) -> Reading {
-        self.read(at, || Body::Reducing(Reducing::new(function)))
-    }
-
-    /// Ends a read of a value.
-    pub fn fill_value(&mut self, reading: Reading, value: Option<Bytes>) {
-        self.fill(reading, |body| {
-            if let Body::Value(body) = body {
-                body.known.get_or_insert(value);
-            }
-        });
-    }
-
-    /// Ends a read of a list.
-    pub fn fill_list(&mut self, reading: Reading, elements: Vec<Bytes>) {
-        self.fill(reading, |body| {
-            if let Body::List(list) = body {
-                list.fill(elements);
-            }
-        });
-    }
-
-    /// Ends a read of an entry of a map.
-    pub fn fill_map_entry(&mut self, reading: Reading, map_key: Bytes, value: Option<Bytes>) {
-        self.fill(reading, |body| {
-            if let Body::Map(map) = body {
-                map.fill_entry(map_key, value);
-            }
-        });
-    }
-
-    /// Ends a read of all entries of a map.
-    pub fn fill_map(&mut self, reading: Reading, entries: BTreeMap<Bytes, Bytes>) {
-        self.fill(reading, |body| {
-            if let Body::Map(map) = body {
-                map.fill(entries);
-            }
-        });
-    }
-
-    /// Ends a read of a reducing state.
-    pub fn fill_reducing(&mut self, reading: Reading, accumulator: Option<Bytes>) {
-        self.fill(reading, |body| {
-            if let Body::Reducing(reducing) = body {
-                reducing.fill(accumulator);
-            }
-        });
     }
 
     /// Forgets an entry of an uncached state, unless something of it is unsent or being read.
     pub fn forget_uncached(&mut self, at: At<'_>) {
-        if !self.is_uncached(at.state) {
-            return;
+        if self.is_uncached(at.state) {
+            self.forget_known(at);
         }
+    }
+
+    /// Forgets an entry, unless something of it is unsent or being read.
+    pub fn forget_known(&mut self, at: At<'_>) {
         join(&mut self.address, at);
         let entry = self.entries.get_key_value(self.address.as_slice());
         let Some((address, entry)) = entry else { return };
-        if entry.reads == 0 && entry.unsent_since_ms.is_none() {
+        if entry.reads == 0 && entry.unsent.is_none() {
             let address = address.clone();
             self.forget(&address);
         }
+    }
+
+    /// Returns true if a read of the entry is outstanding.
+    pub fn is_being_read(&mut self, at: At<'_>) -> bool {
+        join(&mut self.address, at);
+        self.entries.get(self.address.as_slice()).is_some_and(|entry| entry.reads > 0)
     }
 
     /// Ends a read whose answer nobody will use.
@@ -349,42 +192,60 @@ impl Cache {
 
     /// Takes what has been unsent since `until_ms` or longer, as batches per shard. It counts as sent.
     pub fn take_unsent(&mut self, until_ms: u64, limits: BatchLimits) -> Unsent {
-        let mut taken = Unsent::default();
-        let mut open: BTreeMap<usize, OpsBuilder> = BTreeMap::new();
+        let mut batches = Batches::new(limits);
         let mut kept = VecDeque::new();
-        while let Some(address) = self.unsent.pop_front() {
-            let Some(entry) = self.entries.get_mut(&address) else { continue };
-            if entry.unsent_since_ms.is_some_and(|since| since > until_ms) {
-                self.unsent.push_front(address);
+        let mut blocked = false;
+        while let Some((number, address)) = self.unsent.pop_front() {
+            let place = self.entries.get(&address).and_then(|entry| entry.unsent);
+            let Some(place) = place.filter(|place| place.number == number) else { continue };
+            if place.since_ms > until_ms {
+                self.unsent.push_front((number, address));
                 break;
             }
-            if entry.reads > 0 {
-                taken.blocked = true;
-                kept.push_back(address);
-                continue;
+            if !self.take(&address, &mut batches) {
+                blocked = true;
+                kept.push_back((number, address));
             }
-            let (state, key, namespace) = split(&address);
-            let at = Op { key_group: entry.key_group, ..Op::new(Default::default(), state, key) };
-            let (shard, before) = (entry.shard, (entry.body.bytes(), entry.body.unsent_bytes()));
-            entry.body.take_unsent(at.with_namespace(namespace), &mut |op| {
-                let builder = open.entry(shard).or_default();
-                builder.push(op);
-                if builder.len() >= limits.ops_max || builder.bytes() >= limits.bytes {
-                    taken.batches.push((shard, std::mem::take(builder).finish()));
-                }
-            });
-            entry.unsent_since_ms = None;
-            let after = (entry.body.bytes(), entry.body.unsent_bytes());
-            self.bytes = self.bytes + after.0 - before.0;
-            self.unsent_bytes = self.unsent_bytes + after.1 - before.1;
-            self.settle(&address);
         }
         kept.append(&mut self.unsent);
         self.unsent = kept;
-        let rest = open.into_iter().filter(|(_, builder)| !builder.is_empty());
-        taken.batches.extend(rest.map(|(shard, builder)| (shard, builder.finish())));
         self.evict();
-        taken
+        Unsent { batches: batches.finish(), blocked }
+    }
+
+    /// Takes what is unsent of some entries, ahead of all others.
+    pub fn take_unsent_of(&mut self, addresses: &[At<'_>], limits: BatchLimits) -> Unsent {
+        let mut batches = Batches::new(limits);
+        let mut blocked = false;
+        for at in addresses {
+            join(&mut self.address, *at);
+            let found = self.entries.get_key_value(self.address.as_slice());
+            let address = found.filter(|(_, entry)| entry.unsent.is_some()).map(|(address, _)| address.clone());
+            blocked |= address.is_some_and(|address| !self.take(&address, &mut batches));
+        }
+        Unsent { batches: batches.finish(), blocked }
+    }
+
+    /// Takes what is unsent of an entry; false if that must wait for a read of it.
+    fn take(&mut self, address: &Arc<[u8]>, batches: &mut Batches) -> bool {
+        let Some(entry) = self.entries.get_mut(address) else { return true };
+        if entry.reads > 0 {
+            return false;
+        }
+        let (state, key, namespace) = split(address);
+        let at = Op { key_group: entry.key_group, ..Op::new(OpKind::Unspecified, state, key) };
+        let (shard, before) = (entry.shard, (entry.body.bytes(), entry.body.unsent_bytes()));
+        entry.body.take_unsent(at.with_namespace(namespace), &mut |op| batches.push(shard, op));
+        if let Some(touch_ms) = entry.touch_ms.take() {
+            let touch = Op { kind: OpKind::Touch, ..at };
+            batches.push(shard, &touch.with_namespace(namespace).with_expires_at_ms(touch_ms));
+        }
+        entry.unsent = None;
+        let after = (entry.body.bytes(), entry.body.unsent_bytes());
+        self.bytes = self.bytes + after.0 - before.0;
+        self.unsent_bytes = self.unsent_bytes + after.1 - before.1;
+        self.settle(address);
+        true
     }
 
     fn find(&mut self, at: At<'_>) -> Option<&Body> {
@@ -409,7 +270,8 @@ impl Cache {
             key_group: at.key_group,
             body: empty(),
             reads: 0,
-            unsent_since_ms: None,
+            touch_ms: None,
+            unsent: None,
             used: true,
             on_clock: false,
         });
@@ -417,17 +279,31 @@ impl Cache {
     }
 
     fn write(&mut self, at: At<'_>, now_ms: u64, empty: impl FnOnce() -> Body, change: impl FnOnce(&mut Body)) {
+        let number = self.next_place;
         let (address, entry) = self.entry(at, empty);
         entry.used = true;
         let before = (entry.body.bytes(), entry.body.unsent_bytes());
         change(&mut entry.body);
         let after = (entry.body.bytes(), entry.body.unsent_bytes());
-        let first = entry.unsent_since_ms.replace(entry.unsent_since_ms.unwrap_or(now_ms)).is_none();
+        let place = Place { number, since_ms: now_ms };
+        let first = entry.unsent.replace(entry.unsent.unwrap_or(place)).is_none();
         self.bytes = self.bytes + after.0 - before.0;
         self.unsent_bytes = self.unsent_bytes + after.1 - before.1;
         if first {
-            self.unsent.push_back(address);
+            self.next_place += 1;
+            self.unsent.push_back((place.number, address));
         }
+    }
+
+    /// Changes an entry that is there, without making it unsent.
+    fn change(&mut self, at: At<'_>, change: impl FnOnce(&mut Body)) {
+        join(&mut self.address, at);
+        let Some(entry) = self.entries.get_mut(self.address.as_slice()) else { return };
+        let before = (entry.body.bytes(), entry.body.unsent_bytes());
+        change(&mut entry.body);
+        let after = (entry.body.bytes(), entry.body.unsent_bytes());
+        self.bytes = self.bytes + after.0 - before.0;
+        self.unsent_bytes = self.unsent_bytes + after.1 - before.1;
     }
 
     fn read(&mut self, at: At<'_>, empty: impl FnOnce() -> Body) -> Reading {
@@ -453,7 +329,7 @@ impl Cache {
     /// Puts an entry that holds something on the clock, and forgets one that holds nothing.
     fn settle(&mut self, address: &Arc<[u8]>) {
         let Some(entry) = self.entries.get_mut(address) else { return };
-        let pinned = entry.reads > 0 || entry.unsent_since_ms.is_some();
+        let pinned = entry.reads > 0 || entry.unsent.is_some();
         let worthless = entry.body.is_unknown() || self.uncached.contains(&split(address).0);
         if !entry.on_clock && !pinned && worthless {
             self.forget(address);
@@ -470,8 +346,11 @@ impl Cache {
                 return;
             }
             let Some(address) = self.clock.pop_front() else { return };
+            if !self.is_current(&address) {
+                continue;
+            }
             let Some(entry) = self.entries.get_mut(&address) else { continue };
-            if entry.used || entry.reads > 0 || entry.unsent_since_ms.is_some() {
+            if entry.used || entry.reads > 0 || entry.unsent.is_some() {
                 entry.used = false;
                 self.clock.push_back(address);
             } else {
@@ -481,8 +360,17 @@ impl Cache {
     }
 
     fn forget(&mut self, address: &Arc<[u8]>) {
-        if let Some(entry) = self.entries.remove(address) {
-            self.bytes -= ENTRY_BYTES + address.len() + entry.body.bytes();
+        let Some(entry) = self.entries.remove(address) else { return };
+        self.bytes -= ENTRY_BYTES + address.len() + entry.body.bytes();
+        if self.clock.len() > 2 * self.entries.len() + CLOCK_SLACK {
+            let mut clock = std::mem::take(&mut self.clock);
+            clock.retain(|address| self.is_current(address));
+            self.clock = clock;
         }
+    }
+
+    /// True if the entry at the address is the one that this very address came from, not a later one.
+    fn is_current(&self, address: &Arc<[u8]>) -> bool {
+        self.entries.get_key_value(address).is_some_and(|(present, _)| Arc::ptr_eq(present, address))
     }
 }

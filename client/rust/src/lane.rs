@@ -49,7 +49,7 @@ struct Pending {
 #[derive(Debug)]
 enum What {
     Write { seq: u64, write: Write, withdrawn: bool },
-    Read { after: u64, ops: v1::PackedOps, timeout_ms: u64 },
+    Read { after: u64, ops: v1::PackedOps, timeout_ms: u64, now_ms: i64 },
 }
 
 /// The client's half of a lane. See the [module](self) for what drives it.
@@ -167,8 +167,13 @@ impl Lane {
     /// The server refuses it after `timeout_ms` if the writes before it have not arrived (0: never), and
     /// it is sent again.
     pub fn read(&mut self, ops: v1::PackedOps, timeout_ms: u64) -> u64 {
+        self.read_at(ops, timeout_ms, 0)
+    }
+
+    /// Adds a read batch that says when it was made, milliseconds since 1970; sent again unchanged.
+    pub fn read_at(&mut self, ops: v1::PackedOps, timeout_ms: u64, now_ms: i64) -> u64 {
         let bytes = ops_bytes(Some(&ops));
-        self.push(What::Read { after: self.last_seq, ops, timeout_ms }, bytes)
+        self.push(What::Read { after: self.last_seq, ops, timeout_ms, now_ms }, bytes)
     }
 
     fn push(&mut self, what: What, bytes: usize) -> u64 {
@@ -297,7 +302,8 @@ impl Lane {
                 batch.durability = write.durability.into();
                 self.writes_in_flight.insert(*seq);
             }
-            What::Read { after, ops, timeout_ms } => {
+            What::Read { after, ops, timeout_ms, now_ms } => {
+                batch.now_ms = *now_ms;
                 batch.order = Some(v1::batch::Order::After(*after));
                 batch.ops = Some(ops.clone());
                 batch.timeout_ms = *timeout_ms;

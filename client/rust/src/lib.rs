@@ -42,9 +42,23 @@
 //! }
 //! ```
 //!
+//! | declaration | handle | Flink |
+//! |---|---|---|
+//! | [`Value`] | [`ValueState`] | ValueState |
+//! | [`List`] | [`ListState`] | ListState |
+//! | [`Map`] | [`MapState`] | MapState |
+//! | [`Multimap`] | [`MultimapState`] | |
+//! | [`Reducing`] | [`ReducingState`] | ReducingState |
+//! | [`Aggregating`] | [`AggregatingState`] | AggregatingState |
+//! | [`Timers`] | [`TimerState`] | InternalTimerService |
+//!
+//! Every declaration but that of timers takes a [`Ttl`]. A handle looks at the empty namespace until
+//! `namespace` gives a view of another, such as a window.
+//!
 //! `examples/flights.rs` is a whole program. Below the worker, each usable by itself: [`Client`] for tools and
 //! plain services, [`raw`] for lanes without a cache, [`lane`] and [`cache`] for the logic without any I/O.
 
+mod aggregating;
 mod assigned;
 mod attention;
 mod backlog;
@@ -55,6 +69,7 @@ pub mod client;
 mod clock;
 pub mod codec;
 pub mod error;
+mod expiry;
 mod hooks;
 mod inbox;
 pub mod lane;
@@ -62,28 +77,42 @@ mod lease;
 mod list;
 mod map;
 mod membership;
+mod multimap;
+mod options;
 pub mod raw;
 mod records;
 mod reducing;
 pub mod routing;
 mod session;
+mod shard_clock;
 mod shard_lane;
 mod states;
 mod stream;
+mod timers;
+mod ttl;
 mod value;
 mod worker;
 mod worker_state;
 
+pub use aggregating::{Aggregating, AggregatingState};
 pub use assigned::Assigned;
 pub use client::Client;
 pub use error::{Error, Result};
 pub use forebay_proto::{merge::MergeFunction, v1};
 pub use hooks::{HookResult, Hooks, NoHooks};
-pub use list::{List, ListState};
-pub use map::{Map, MapState};
+pub use list::{List, ListPages, ListState};
+pub use map::{Map, MapScan, MapState};
+pub use multimap::{Multimap, MultimapState};
 pub use records::RecordGuard;
 pub use reducing::{Reducing, ReducingState};
 pub use states::{DefaultNamespace, State};
+pub use timers::{EventTimers, ProcessingTimers, Timer, TimerState, Timers};
+pub use ttl::{Ttl, TtlClock, TtlUpdate, TtlVisibility};
 pub use value::{Value, ValueState};
 pub use worker::{Worker, WorkerBuilder};
 pub use worker_state::WorkerState;
+
+/// Functions of aggregating states, as types.
+pub mod aggregate {
+    pub use crate::aggregating::{AddTo, Aggregate, Avg, AvgI64, CountDistinct, MaxBy, MinBy, TopK};
+}

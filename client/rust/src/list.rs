@@ -1,38 +1,47 @@
 //! List states: elements in the order of their appends.
 
+mod pages;
+
 use std::marker::PhantomData;
 
 use bytes::Bytes;
 use forebay_proto::{
-    packed::Op,
+    packed::AnswerRef,
     v1::{OpKind, StateDescriptor, StateKind},
 };
 
 use crate::{
+    cache::{Cache, Reading},
     codec::{Stored, WriteAs},
     error::Result,
+    options::{Options, declares_options, has_views},
     states::{Codecs, DefaultNamespace, Scope, SessionRef, State, descriptor},
 };
+
+pub use pages::ListPages;
 
 /// Declares a list state: key codec, element codec, namespace codec.
 #[derive(Debug)]
 pub struct List<K, V, N = DefaultNamespace> {
     name: &'static str,
+    options: Options,
     codecs: Codecs<(K, V, N)>,
 }
 
 impl<K, V, N> List<K, V, N> {
     /// Declares a list state of that name.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, codecs: PhantomData }
+        Self { name, options: Options::NONE, codecs: PhantomData }
     }
+
+    declares_options!();
 }
 
 impl<K: Stored, V: Stored, N: Stored> State for List<K, V, N> {
     type Handle = ListState<K, V, N>;
 
     fn descriptor(&self) -> StateDescriptor {
-        descriptor::<K, N, V>(self.name, StateKind::List)
+        self.options.describe(descriptor::<K, N, V>(self.name, StateKind::List))
     }
 
     fn open(&self, session: &SessionRef) -> Result<Self::Handle> {
@@ -40,7 +49,10 @@ impl<K: Stored, V: Stored, N: Stored> State for List<K, V, N> {
     }
 }
 
-/// A list per key and namespace (Flink: ListState). An empty list is absent. Adding reads nothing.
+/// A list per key and namespace (Flink: ListState). An empty list is absent. Adding reads nothing, however long
+/// the list is.
+///
+/// There is no null: neither lists nor elements can be it. Reading what is absent gives no elements.
 #[derive(Debug)]
 pub struct ListState<K, V, N = DefaultNamespace> {
     scope: Scope,
@@ -48,15 +60,7 @@ pub struct ListState<K, V, N = DefaultNamespace> {
 }
 
 impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
-    /// Returns a view of a namespace.
-    pub fn namespace(&self, namespace: &(impl WriteAs<N> + ?Sized)) -> Result<Self> {
-        Ok(Self { scope: self.scope.in_namespace(namespace)?, codecs: PhantomData })
-    }
-
-    /// Returns a view of a key group, for jobs whose partitioner is explicit.
-    pub fn key_group(&self, key_group: u32) -> Self {
-        Self { scope: self.scope.in_key_group(key_group), codecs: PhantomData }
-    }
+    has_views!();
 
     /// Returns the elements.
     pub async fn get(&self, key: &(impl WriteAs<K> + ?Sized)) -> Result<Vec<V::Value>> {
@@ -68,21 +72,47 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
         if let Some(known) = session.cached(|cache| cache.list(at).map(|items| self.decoded(items))) {
             return known;
         }
-        let op = Op { key_group: at.key_group, ..Op::new(OpKind::ListGet, at.state, at.key) };
-        let op = op.with_namespace(at.namespace);
-        session
-            .read(
-                at.shard,
-                op,
-                |cache| cache.read_list(at),
-                |cache, reading, answer| {
-                    cache.fill_list(reading, answer.items().map(|item| Bytes::copy_from_slice(&item)).collect());
-                    let known = cache.list(at).map(|items| self.decoded(items));
-                    cache.forget_uncached(at);
-                    known
-                },
-            )
-            .await
+        let fill = |cache: &mut Cache, reading: Reading, answer: AnswerRef<'_>| {
+            if let Some(deadline_ms) = session.touch_ms(scope.expiry.as_ref().filter(|_| !answer.is_empty()), at, b"") {
+                cache.touch(&reading, deadline_ms, deadline_ms, session.now_ms());
+            }
+            cache.fill_list(reading, answer.items().map(|item| Bytes::copy_from_slice(&item)).collect());
+            let known = cache.list(at).map(|items| self.decoded(items));
+            cache.forget_uncached(at);
+            known
+        };
+        session.read(at.shard, at.op(OpKind::ListGet), |cache| cache.read_list(at), fill).await
+    }
+
+    /// Returns the elements page by page, at most so many at a time, without keeping them: for lists that are
+    /// longer than the cache, or than a message. Reads do not extend a TTL.
+    pub fn pages(&self, key: &(impl WriteAs<K> + ?Sized), elements_max: u32) -> Result<ListPages<V>> {
+        ListPages::new(self.scope.clone(), self.scope.encode(key)?, None, elements_max)
+    }
+
+    /// Reads the lists of several keys at once, a batch per shard, so that the cache knows them. Nothing
+    /// happens where the cache keeps nothing of the state (see [`Ttl::clock`](crate::Ttl::clock)).
+    pub async fn prefetch<E: WriteAs<K>>(&self, keys: impl IntoIterator<Item = E>) -> Result<()> {
+        let scope = &self.scope;
+        let keys = scope.encode_all(keys)?;
+        let located = keys.iter().map(|key| scope.locate(key)).collect::<Result<Vec<_>>>()?;
+        let unknown = located.into_iter().filter(|at| scope.session.cached(|cache| cache.list(*at).is_none()));
+        let wanted: Vec<_> = unknown.map(|at| (at, at.op(OpKind::ListGet))).collect();
+        let fill = |cache: &mut Cache, reading, _, answer: AnswerRef<'_>| {
+            cache.fill_list(reading, answer.items().map(|item| Bytes::copy_from_slice(&item)).collect());
+        };
+        scope.prefetch(&wanted, |cache, at| cache.read_list(at), fill).await
+    }
+
+    /// Moves the elements of `sources`, in their order, behind those of `target`, in one step (Flink:
+    /// InternalMergingState.mergeNamespaces). Merging nothing, or only absent lists, changes nothing.
+    pub async fn merge_namespaces<S: WriteAs<N>>(
+        &self,
+        key: &(impl WriteAs<K> + ?Sized),
+        sources: impl IntoIterator<Item = S>,
+        target: &(impl WriteAs<N> + ?Sized),
+    ) -> Result<()> {
+        self.scope.merge_namespaces::<K, N, S>(key, sources, target).await
     }
 
     fn decoded<'a>(&self, items: impl Iterator<Item = &'a Bytes>) -> Result<Vec<V::Value>> {
@@ -94,10 +124,12 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
         let element = self.scope.encode_value(element)?;
         let key = self.scope.encode(key)?;
         let at = self.scope.locate(&key)?;
-        self.scope.session.write(at.state, |cache, now_ms| cache.list_append(at, [element], now_ms)).await
+        let deadline_ms = self.scope.deadline_ms(at.shard).await?;
+        let append = |cache: &mut Cache, now_ms| cache.list_append_until(at, [element], deadline_ms, now_ms);
+        self.scope.session.write(at.state, append).await
     }
 
-    /// Appends elements, in order.
+    /// Appends elements, in order; none is no operation.
     pub async fn add_all<E: WriteAs<V>>(
         &self,
         key: &(impl WriteAs<K> + ?Sized),
@@ -109,10 +141,12 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
         }
         let key = self.scope.encode(key)?;
         let at = self.scope.locate(&key)?;
-        self.scope.session.write(at.state, |cache, now_ms| cache.list_append(at, elements, now_ms)).await
+        let deadline_ms = self.scope.deadline_ms(at.shard).await?;
+        let append = |cache: &mut Cache, now_ms| cache.list_append_until(at, elements, deadline_ms, now_ms);
+        self.scope.session.write(at.state, append).await
     }
 
-    /// Replaces the list.
+    /// Replaces the list; no elements remove it.
     pub async fn update<E: WriteAs<V>>(
         &self,
         key: &(impl WriteAs<K> + ?Sized),
@@ -121,7 +155,9 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
         let elements = self.encoded(elements)?;
         let key = self.scope.encode(key)?;
         let at = self.scope.locate(&key)?;
-        self.scope.session.write(at.state, |cache, now_ms| cache.list_put(at, elements, now_ms)).await
+        let deadline_ms = self.scope.deadline_ms(at.shard).await?;
+        let put = |cache: &mut Cache, now_ms| cache.list_put_until(at, elements, deadline_ms, now_ms);
+        self.scope.session.write(at.state, put).await
     }
 
     /// Removes the list.

@@ -5,6 +5,12 @@
 //! that a task left over from before a rewind cannot touch what came after. Invariant: the cache is locked
 //! while batches are handed to lanes, so that lanes see writes and reads in the order of the cache.
 
+mod direct;
+#[cfg(test)]
+mod tests;
+mod time;
+mod watermarks;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
@@ -12,6 +18,7 @@ use std::{
 };
 
 use forebay_proto::{
+    KeyGroup,
     packed::{AnswerRef, Answers, Op, OpsBuilder},
     reason::Refused,
     v1::{self, ErrorReason},
@@ -25,10 +32,14 @@ use crate::{
     backlog::Backlog,
     cache::{At, BatchLimits, Cache, Reading},
     error::{Error, Result},
+    expiry::Touches,
     lease::Lease,
     routing::Table,
     shard_lane::LaneHandle,
+    timers::Queue,
 };
+pub(crate) use direct::Wanted;
+use watermarks::Watermarks;
 
 /// Bytes that may be flushed and not yet acknowledged before operations wait.
 const BACKLOG_BYTES_MAX: usize = 32 << 20;
@@ -57,6 +68,12 @@ pub(crate) struct Session {
     lanes: Arc<Vec<LaneHandle>>,
     states: HashMap<String, v1::RegisteredState>,
     cache: Mutex<Cache>,
+    watermarks: Mutex<Watermarks>,
+    touches: Mutex<Touches>,
+    /// The next timers, by state.
+    timers: Mutex<HashMap<u32, Queue>>,
+    /// One read of timers at a time.
+    pub(crate) reading_timers: tokio::sync::Mutex<()>,
     lease: Arc<Lease>,
     backlog: Arc<Backlog>,
     attention: Arc<Attention>,
@@ -75,7 +92,12 @@ impl Session {
             let name = registered.descriptor.as_ref().map(|descriptor| descriptor.name.clone());
             (name.unwrap_or_default(), registered)
         };
+        let watermarks = Mutex::new(Watermarks::new(parts.lanes.len()));
         let session = Arc::new(Self {
+            watermarks,
+            touches: Mutex::default(),
+            timers: Mutex::default(),
+            reading_timers: tokio::sync::Mutex::default(),
             table: parts.table,
             explicit: parts.explicit,
             lanes: Arc::new(parts.lanes),
@@ -113,6 +135,28 @@ impl Session {
     /// Returns a registered state.
     pub(crate) fn state(&self, name: &str) -> Option<&v1::RegisteredState> {
         self.states.get(name)
+    }
+
+    /// Returns the key groups that the session holds, in order.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = u16> {
+        let groups = self.table.routes().iter().flat_map(|route| route.start..route.end);
+        groups.filter_map(|group| u16::try_from(group).ok())
+    }
+
+    /// Finds the shard of a key group.
+    pub(crate) fn shard_of(&self, group: u16) -> Result<usize> {
+        let group = KeyGroup::new(group.into(), self.table.max_parallelism());
+        self.table.shard(group.map_err(|error| Error::call(ErrorReason::KeyGroupOutOfRange, error.to_string()))?)
+    }
+
+    /// Finds the key group of a key.
+    pub(crate) fn group_of(&self, key: &[u8], key_group: Option<u32>) -> Result<u16> {
+        Ok(self.table.key_group(key, key_group)?.get())
+    }
+
+    /// Looks at the next timers of a state.
+    pub(crate) fn timers<T>(&self, state: u32, look: impl FnOnce(&mut Queue) -> T) -> T {
+        look(self.timers.lock().expect("no panic while locked").entry(state).or_default())
     }
 
     /// Finds the shard of a key.
@@ -173,7 +217,8 @@ impl Session {
         self.cache.lock().expect("no panic while locked")
     }
 
-    fn now_ms(&self) -> u64 {
+    /// Returns the milliseconds since the session began.
+    pub(crate) fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
 
@@ -209,6 +254,7 @@ impl Session {
         let (mut outstanding, reply) = {
             let mut cache = self.lock();
             let reading = begin(&mut cache);
+            self.send_watermark(shard);
             (Outstanding { session: self, reading: Some(reading) }, self.lanes[shard].read(ops.finish()))
         };
         let answer = self.unless_ended(reply).await?.map_err(|error| self.failed(error))?;
@@ -234,8 +280,14 @@ impl Session {
     /// Hands to the lanes what has been unsent since `until_ms`; true if something must wait for a read.
     fn send_unsent(&self, cache: &mut Cache, until_ms: u64) -> bool {
         let unsent = cache.take_unsent(until_ms, BATCH_LIMITS);
-        for (shard, ops) in unsent.batches {
-            self.lanes[shard].write_behind(ops, &self.backlog);
+        let mut batches = unsent.batches;
+        batches.sort_by_key(|(shard, _)| *shard);
+        let mut batches = batches.into_iter().peekable();
+        while let Some((shard, ops)) = batches.next() {
+            // Behind the last operations of the shard.
+            let last = batches.peek().is_none_or(|(next, _)| *next != shard);
+            let watermark_ms = if last { self.take_watermark(shard) } else { None };
+            self.lanes[shard].write_behind(Some(ops), watermark_ms, &self.backlog);
         }
         unsent.blocked
     }
@@ -245,6 +297,7 @@ impl Session {
         loop {
             let read_ended = self.read_ended.notified();
             if !self.send_unsent(&mut self.lock(), u64::MAX) {
+                self.send_watermarks();
                 return;
             }
             read_ended.await;
@@ -320,6 +373,7 @@ async fn flush_by_age(session: Weak<Session>, delay_max: Duration) {
         if let Some(until_ms) = session.now_ms().checked_sub(delay_ms) {
             session.send_unsent(&mut session.lock(), until_ms);
         }
+        session.send_watermarks();
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll},
+    time::Instant,
 };
 
 use forebay_proto::{
@@ -26,6 +27,7 @@ use crate::{
     error::{Error, Result},
     lane::{Completion, Lane, Outcome, Status, Target, Write},
     routing::Router,
+    shard_clock::ShardClock,
     stream::{Shared, Streams},
 };
 
@@ -59,6 +61,7 @@ impl LaneHandle {
             stream: None,
             charges: HashMap::new(),
             stalled: None,
+            clock: ShardClock::default(),
         };
         let (phase, _) = watch::channel(Phase::Connecting);
         let cell = Arc::new(Cell { state: Mutex::new(state), wake: Notify::new(), phase });
@@ -86,19 +89,19 @@ impl LaneHandle {
     pub fn read(&self, ops: v1::PackedOps) -> Reply {
         let (reply, outcome) = oneshot::channel();
         self.cell.change(|state| {
-            let ticket = state.lane.read(ops, READ_WAIT_MS);
+            let ticket = state.lane.read_at(ops, READ_WAIT_MS, now_ms());
             state.waiters.insert(ticket, Waiter::Reply(reply));
             state.lane.settle_if_ended()
         });
         Reply(outcome)
     }
 
-    /// Sends operations for which nobody waits; the backlog is told of their end.
-    pub(crate) fn write_behind(&self, ops: v1::PackedOps, backlog: &Arc<Backlog>) {
-        let bytes = ops.arena.len();
+    /// Sends operations, and a watermark behind them, for which nobody waits; the backlog is told of their end.
+    pub(crate) fn write_behind(&self, ops: Option<v1::PackedOps>, watermark_ms: Option<i64>, backlog: &Arc<Backlog>) {
+        let bytes = ops.as_ref().map_or(0, |ops| ops.arena.len());
         backlog.add(bytes);
         self.cell.change(|state| {
-            let ticket = state.lane.write(Write { ops: Some(ops), now_ms: now_ms(), ..Write::default() });
+            let ticket = state.lane.write(Write { ops, watermark_ms, now_ms: now_ms(), ..Write::default() });
             state.waiters.insert(ticket, Waiter::Behind(backlog.clone(), bytes));
             state.lane.settle_if_ended()
         });
@@ -126,6 +129,16 @@ impl LaneHandle {
             Ok(Phase::Ended(reason)) => reason.clone(),
             _ => closed(),
         }
+    }
+
+    /// Returns the shard's processing clock, as far as is known; `None` before the lane was first open.
+    pub(crate) fn clock_ms(&self, now: Instant) -> Option<i64> {
+        self.cell.lock().clock.now_ms(now)
+    }
+
+    /// Returns the shard's watermark as last heard; `None` if it has none.
+    pub(crate) fn watermark_ms(&self) -> Option<i64> {
+        self.cell.lock().lane.progress().watermark_ms
     }
 
     /// Returns the lane's id, empty before it was first open, and how far it is.
@@ -197,6 +210,7 @@ struct State {
     charges: HashMap<u64, u32>,
     /// Credit that the next batch waits for.
     stalled: Option<u32>,
+    clock: ShardClock,
 }
 
 impl Cell {
@@ -223,14 +237,20 @@ impl Cell {
     }
 
     pub(crate) fn opened(&self, opened: &v1::LaneOpened) {
-        self.change(|state| state.lane.opened(opened));
+        self.change(|state| {
+            let completions = state.lane.opened(opened);
+            state.hear_clock();
+            completions
+        });
         self.wake.notify_one();
     }
 
     pub(crate) fn answered(&self, answer: v1::BatchAnswer) {
         self.change(|state| {
             state.landed(answer.id);
-            state.lane.answered(answer)
+            let completions = state.lane.answered(answer);
+            state.hear_clock();
+            completions
         });
     }
 
@@ -275,6 +295,10 @@ impl State {
             }
         }
         true
+    }
+
+    fn hear_clock(&mut self) {
+        self.clock.heard(self.lane.progress().clock_ms, Instant::now());
     }
 
     /// Gives back the credit of a batch.

@@ -3,13 +3,15 @@
 use std::{cell::RefCell, marker::PhantomData, sync::Arc};
 
 use bytes::Bytes;
-use forebay_proto::{reason::Refused, v1};
+use forebay_proto::{packed::AnswerRef, packed_list, reason::Refused, v1};
 
 use crate::{
-    cache::At,
+    aggregating::AddTo,
+    cache::{At, Cache, Reading},
     codec::{self, Stored, WriteAs},
     error::{Error, Result},
-    session::{Session, check_length},
+    expiry::{Expiry, Look, look},
+    session::{Session, Wanted, check_length},
 };
 
 /// A state as a program declares it: name, kind and codecs.
@@ -35,6 +37,7 @@ pub(crate) struct Scope {
     pub(crate) session: Arc<Session>,
     pub(crate) state: Arc<v1::RegisteredState>,
     pub(crate) namespace: Bytes,
+    pub(crate) expiry: Option<Expiry>,
     key_group: Option<u32>,
 }
 
@@ -52,8 +55,10 @@ impl Scope {
                 format!("state {:?} is a {:?}, declared as {:?}", declared.name, registered.kind(), declared.kind());
             return Err(Refused::new(v1::ErrorReason::WrongKind, message).into());
         }
+        // What the servers go by is what is registered, which a later program may have changed.
+        let expiry = Expiry::of(registered.ttl.as_ref());
         let (session, state) = (session.clone(), Arc::new(state.clone()));
-        Ok(Self { session, state, namespace: Bytes::new(), key_group: None })
+        Ok(Self { session, state, namespace: Bytes::new(), expiry, key_group: None })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -97,6 +102,14 @@ impl Scope {
         Ok(bytes.into())
     }
 
+    /// Encodes an operand of an aggregating state and checks its length.
+    pub(crate) fn encode_operand<A>(&self, operand: &(impl AddTo<A> + ?Sized)) -> Result<Bytes> {
+        let mut bytes = Vec::new();
+        operand.write_operand(&mut bytes).map_err(|source| self.codec(source))?;
+        self.session.check_value(&bytes)?;
+        Ok(bytes.into())
+    }
+
     /// Encodes a map key and checks its length.
     pub(crate) fn encode_map_key<C: Stored>(&self, map_key: &(impl WriteAs<C> + ?Sized)) -> Result<Bytes> {
         let bytes = self.encode(map_key)?;
@@ -113,7 +126,70 @@ impl Scope {
         self.session.locate(self.state.id, key, &self.namespace, self.key_group)
     }
 
-    fn codec(&self, source: forebay_proto::codec::Error) -> Error {
+    /// Finds the key group of a key, once key and namespace are known to be right.
+    pub(crate) fn group_of(&self, key: &[u8], namespace: &[u8]) -> Result<u16> {
+        self.session.locate(self.state.id, key, namespace, self.key_group)?;
+        self.session.group_of(key, self.key_group)
+    }
+
+    /// Encodes keys.
+    pub(crate) fn encode_all<K: Stored, E: WriteAs<K>>(
+        &self,
+        keys: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<Vec<u8>>> {
+        keys.into_iter().map(|key| self.encode::<K>(&key)).collect()
+    }
+
+    /// Returns the deadline of what is written now, where the state has a TTL.
+    pub(crate) async fn deadline_ms(&self, shard: usize) -> Result<Option<i64>> {
+        match &self.expiry {
+            Some(expiry) => self.session.deadline_ms(expiry, shard).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Decides what a reader does with an entry that has a deadline.
+    pub(crate) fn look(&self, deadline_ms: i64, shard: usize) -> Look {
+        let clock = self.expiry.map_or(v1::TtlClock::Processing, |expiry| expiry.clock);
+        match self.session.clock_ms(clock, shard) {
+            Some(clock_ms) => look(self.expiry.as_ref(), deadline_ms, clock_ms),
+            None => Look::Alive,
+        }
+    }
+
+    /// Reads into the cache what it does not know; nothing of a state of which it keeps nothing.
+    pub(crate) async fn prefetch(
+        &self,
+        wanted: &[Wanted<'_>],
+        begin: impl Fn(&mut Cache, At<'_>) -> Reading,
+        fill: impl Fn(&mut Cache, Reading, usize, AnswerRef<'_>),
+    ) -> Result<()> {
+        if wanted.is_empty() || self.session.cached(|cache| cache.is_uncached(self.state.id)) {
+            return Ok(());
+        }
+        self.session.fill_all(wanted, &begin, fill).await
+    }
+
+    /// Merges namespaces of a key into one. Nothing to merge is no operation.
+    pub(crate) async fn merge_namespaces<K: Stored, N: Stored, S: WriteAs<N>>(
+        &self,
+        key: &(impl WriteAs<K> + ?Sized),
+        sources: impl IntoIterator<Item = S>,
+        target: &(impl WriteAs<N> + ?Sized),
+    ) -> Result<()> {
+        let sources = sources.into_iter().map(|source| self.in_namespace::<N>(&source)).collect::<Result<Vec<_>>>()?;
+        let target = self.in_namespace::<N>(target)?;
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let key = self.encode(key)?;
+        let all = sources.iter().chain([&target]).map(|scope| scope.locate(&key)).collect::<Result<Vec<_>>>()?;
+        let packed = packed_list::pack(sources.iter().map(|source| &source.namespace));
+        let op = target.locate(&key)?.op(v1::OpKind::MergeNamespaces).with_value(&packed);
+        self.session.write_over(&all, op).await
+    }
+
+    pub(crate) fn codec(&self, source: forebay_proto::codec::Error) -> Error {
         Error::Codec { state: self.name().into(), source }
     }
 }
@@ -149,8 +225,10 @@ fn with_scratch<T>(use_it: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use crate::{
-        ListState, MapState, ReducingState, ValueState, Worker, WorkerState,
-        codec::{I64, Utf8},
+        AggregatingState, ListState, MapState, MultimapState, ReducingState, TimerState, ValueState, Worker,
+        WorkerState,
+        aggregate::{Avg, MinBy},
+        codec::{F64, I64, Utf8},
     };
 
     fn sent<T: Send>(_: &T) {}
@@ -162,14 +240,56 @@ mod tests {
         value: ValueState<Utf8, I64>,
         list: ListState<Utf8, Utf8>,
         map: MapState<Utf8, Utf8, I64>,
+        multimap: MultimapState<Utf8, Utf8, I64>,
         sum: ReducingState<Utf8, I64>,
-    ) {
-        sent(&(value.value("k"), value.update("k", &1), value.clear("k")));
+    ) -> crate::Result<()> {
+        sent(&(value.value("k"), value.update("k", &1), value.clear("k"), value.prefetch(["a", "b"])));
+        sent(&value.compare_and_set("k", Some(&1), None::<&i64>));
         sent(&(list.get("k"), list.add("k", "e"), list.add_all("k", ["a", "b"]), list.update("k", ["a"])));
+        sent(&(list.pages("k", 10)?.next(), list.prefetch(["k"]), list.merge_namespaces("k", ["w1", "w2"], "w3")));
         sent(&(map.get("k", "m"), map.put_all("k", [("m", 1)]), map.entries("k"), map.remove("k", "m")));
-        sent(&(sum.add("k", &1), sum.get("k")));
+        sent(&(map.clear_range("k", Some("a"), None::<&str>), map.is_empty("k"), map.prefetch([("k", "m")])));
+        sent(&(map.scan("k")?.from("a")?.until("b")?.next_keys(), map.scan("k")?.prefix("a")?.values()));
+        sent(&(multimap.add("k", "m", &1), multimap.add_all("k", "m", [1, 2]), multimap.get("k", "m")));
+        sent(&(
+            multimap.keys("k"),
+            multimap.remove("k", "m"),
+            multimap.clear("k"),
+            multimap.pages("k", "m", 9)?.next(),
+        ));
+        sent(&(sum.add("k", &1), sum.get("k"), sum.prefetch(["k"]), sum.merge_namespaces("k", ["w1"], "w2")));
         sent(&worker.assigned());
         sent(&worker.boundary(WorkerState::new));
         sent(&worker.finish(WorkerState::new));
+        Ok(())
+    }
+
+    #[expect(dead_code, reason = "compiling it is the test")]
+    fn calls_of_aggregating_states_and_timers_may_be_spawned(
+        mean: AggregatingState<Utf8, Avg>,
+        cheapest: AggregatingState<Utf8, MinBy<F64, Utf8>>,
+        timers: TimerState<Utf8, Utf8>,
+    ) {
+        sent(&(mean.add("k", &1.5), mean.get("k"), mean.clear("k"), mean.prefetch(["k"])));
+        sent(&(cheapest.add("k", &(9.5, "shop")), cheapest.merge_namespaces("k", ["w1"], "w2")));
+        sent(&(timers.register("k", "window", 17), timers.delete("k", "window", 17), timers.due(17, 100)));
+    }
+
+    #[test]
+    fn a_declaration_says_what_is_registered() {
+        use std::time::Duration;
+
+        use crate::{Aggregating, State as _, Timers, Ttl, Value, aggregate::TopK, v1::StateKind};
+
+        const SEEN: Value<Utf8, I64> = Value::new("seen").ttl(Ttl::new(Duration::from_secs(5))).schema(b"{}", 3);
+        const LONGEST: Aggregating<Utf8, TopK<I64>> = Aggregating::top_k("longest", 10);
+        const DUE: Timers<Utf8> = Timers::new("due");
+        let seen = SEEN.descriptor();
+        assert_eq!((seen.ttl.and_then(|ttl| ttl.ttl).map(|ttl| ttl.seconds), seen.schema_version), (Some(5), 3));
+        assert_eq!(seen.schema, "{}");
+        let longest = LONGEST.descriptor();
+        assert_eq!((longest.kind(), &longest.function[..]), (StateKind::Aggregating, "top_k(10)"));
+        assert_eq!((&longest.key_codec[..], &longest.value_codec[..]), ("utf8", "i64"));
+        assert_eq!(DUE.descriptor().kind(), StateKind::SortedSet);
     }
 }

@@ -4,13 +4,17 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use forebay_proto::{
-    packed::Op,
+    packed::{AnswerRef, Op},
+    packed_list,
     v1::{OpKind, StateDescriptor, StateKind},
 };
 
 use crate::{
+    cache::{At, Cache},
     codec::{Stored, WriteAs},
     error::Result,
+    expiry::Look,
+    options::{Options, declares_options, has_views},
     states::{Codecs, DefaultNamespace, Scope, SessionRef, State, descriptor},
 };
 
@@ -18,21 +22,24 @@ use crate::{
 #[derive(Debug)]
 pub struct Value<K, V, N = DefaultNamespace> {
     name: &'static str,
+    options: Options,
     codecs: Codecs<(K, V, N)>,
 }
 
 impl<K, V, N> Value<K, V, N> {
     /// Declares a value state of that name.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, codecs: PhantomData }
+        Self { name, options: Options::NONE, codecs: PhantomData }
     }
+
+    declares_options!();
 }
 
 impl<K: Stored, V: Stored, N: Stored> State for Value<K, V, N> {
     type Handle = ValueState<K, V, N>;
 
     fn descriptor(&self) -> StateDescriptor {
-        descriptor::<K, N, V>(self.name, StateKind::Value)
+        self.options.describe(descriptor::<K, N, V>(self.name, StateKind::Value))
     }
 
     fn open(&self, session: &SessionRef) -> Result<Self::Handle> {
@@ -41,6 +48,9 @@ impl<K: Stored, V: Stored, N: Stored> State for Value<K, V, N> {
 }
 
 /// One value per key and namespace (Flink: ValueState).
+///
+/// There is no null: what Flink's `update(null)` does, [`ValueState::clear`] does, and a value of no bytes is
+/// a value. There is no default value either: what is absent is `None`.
 #[derive(Debug)]
 pub struct ValueState<K, V, N = DefaultNamespace> {
     scope: Scope,
@@ -48,62 +58,158 @@ pub struct ValueState<K, V, N = DefaultNamespace> {
 }
 
 impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
-    /// Returns a view of a namespace.
-    pub fn namespace(&self, namespace: &(impl WriteAs<N> + ?Sized)) -> Result<Self> {
-        Ok(Self { scope: self.scope.in_namespace(namespace)?, codecs: PhantomData })
-    }
-
-    /// Returns a view of a key group, for jobs whose partitioner is explicit.
-    pub fn key_group(&self, key_group: u32) -> Self {
-        Self { scope: self.scope.in_key_group(key_group), codecs: PhantomData }
-    }
+    has_views!();
 
     /// Returns the value; `None` if there is none.
     pub async fn value(&self, key: &(impl WriteAs<K> + ?Sized)) -> Result<Option<V::Value>> {
         let scope = &self.scope;
         scope.session.ready().await?;
-        if let Some(known) = scope.at(key, |at| scope.session.cached(|cache| self.decoded(cache.value(at))))? {
+        let decode = |value: Option<&Bytes>| value.map(|value| scope.decode::<V>(value)).transpose();
+        let look = |at: At<'_>| scope.session.cached(|cache| self.known(cache, at, decode));
+        if let Some(known) = scope.at(key, look)? {
             return known;
         }
         let key = scope.encode(key)?;
-        let at = scope.locate(&key)?;
-        let op = Op { key_group: at.key_group, ..Op::new(OpKind::ValueGet, at.state, at.key) };
-        let op = op.with_namespace(at.namespace);
-        let session = &scope.session;
-        session
-            .read(
-                at.shard,
-                op,
-                |cache| cache.read_value(at),
-                |cache, reading, answer| {
-                    cache.fill_value(reading, answer.value().map(|value| Bytes::copy_from_slice(&value)));
-                    let known = self.decoded(cache.value(at));
-                    cache.forget_uncached(at);
-                    known
-                },
-            )
-            .await
+        self.read(scope.locate(&key)?, decode).await
     }
 
-    fn decoded(&self, known: Option<Option<&Bytes>>) -> Option<Result<Option<V::Value>>> {
-        known.map(|value| value.map(|value| self.scope.decode::<V>(value)).transpose())
+    /// Returns the value, as [`ValueState::value`] does.
+    pub async fn get(&self, key: &(impl WriteAs<K> + ?Sized)) -> Result<Option<V::Value>> {
+        self.value(key).await
+    }
+
+    /// Reads from the shard and takes what is then known.
+    async fn read<T>(&self, at: At<'_>, take: impl Fn(Option<&Bytes>) -> Result<T>) -> Result<T> {
+        let op = at.op(OpKind::ValueGet);
+        let fill = |cache: &mut Cache, reading, answer: AnswerRef<'_>| {
+            let value = answer.value().map(|value| Bytes::copy_from_slice(&value));
+            cache.fill_value_until(reading, value, answer.expires_at_ms);
+            let known = self.known(cache, at, &take);
+            cache.forget_uncached(at);
+            known
+        };
+        self.scope.session.read(at.shard, op, |cache| cache.read_value(at), fill).await
+    }
+
+    /// What the cache knows, unless it has expired.
+    fn known<T>(&self, cache: &mut Cache, at: At<'_>, take: impl FnOnce(Option<&Bytes>) -> T) -> Option<T> {
+        let (value, deadline_ms) = cache.value_until(at)?;
+        let Some(deadline_ms) = deadline_ms else { return Some(take(value)) };
+        match self.scope.look(deadline_ms, at.shard) {
+            Look::Alive => Some(take(value)),
+            Look::Touch(deadline_ms) => {
+                let taken = take(value);
+                cache.value_touch(at, deadline_ms, self.scope.session.now_ms());
+                Some(taken)
+            }
+            Look::Expired => {
+                cache.value_expire(at);
+                Some(take(None))
+            }
+        }
+    }
+
+    /// Reads the values of several keys at once, a batch per shard, so that the cache knows them. Nothing
+    /// happens where the cache keeps nothing of the state (see [`Ttl::clock`](crate::Ttl::clock)).
+    pub async fn prefetch<E: WriteAs<K>>(&self, keys: impl IntoIterator<Item = E>) -> Result<()> {
+        let scope = &self.scope;
+        let keys = scope.encode_all(keys)?;
+        let located = keys.iter().map(|key| scope.locate(key)).collect::<Result<Vec<_>>>()?;
+        let unknown = |at: &At<'_>| scope.session.cached(|cache| cache.value(*at).is_none());
+        let wanted: Vec<_> = located.into_iter().filter(unknown).map(|at| (at, at.op(OpKind::ValueGet))).collect();
+        let fill = |cache: &mut Cache, reading, _, answer: AnswerRef<'_>| {
+            let value = answer.value().map(|value| Bytes::copy_from_slice(&value));
+            cache.fill_value_until(reading, value, answer.expires_at_ms);
+        };
+        scope.prefetch(&wanted, |cache, at| cache.read_value(at), fill).await
     }
 
     /// Writes the value.
     pub async fn update(&self, key: &(impl WriteAs<K> + ?Sized), value: &(impl WriteAs<V> + ?Sized)) -> Result<()> {
         let value = self.scope.encode_value(value)?;
-        self.put(key, Some(value)).await
+        self.set(key, Some(value)).await
+    }
+
+    /// Writes the value, as [`ValueState::update`] does.
+    pub async fn put(&self, key: &(impl WriteAs<K> + ?Sized), value: &(impl WriteAs<V> + ?Sized)) -> Result<()> {
+        self.update(key, value).await
     }
 
     /// Removes the value.
     pub async fn clear(&self, key: &(impl WriteAs<K> + ?Sized)) -> Result<()> {
-        self.put(key, None).await
+        self.set(key, None).await
     }
 
-    async fn put(&self, key: &(impl WriteAs<K> + ?Sized), value: Option<Bytes>) -> Result<()> {
+    async fn set(&self, key: &(impl WriteAs<K> + ?Sized), value: Option<Bytes>) -> Result<()> {
         let key = self.scope.encode(key)?;
         let at = self.scope.locate(&key)?;
-        self.scope.session.write(at.state, |cache, now_ms| cache.value_put(at, value, now_ms)).await
+        let deadline_ms = self.scope.deadline_ms(at.shard).await?;
+        let put = |cache: &mut Cache, now_ms| cache.value_put_until(at, value, deadline_ms, now_ms);
+        self.scope.session.write(at.state, put).await
+    }
+
+    /// Replaces the value if its bytes are those of `expected`, and tells whether they were; `None` is absent.
+    ///
+    /// The holder of the lease is the only writer, so that this costs no more than a read and a write: other
+    /// tasks of the same worker see it happen at once. Where a codec has several spellings of a value, as JSON
+    /// may, another spelling is another value.
+    ///
+    /// ```
+    /// # use forebay_client::{Result, ValueState, codec::{I64, Utf8}};
+    /// # async fn claim(owner: ValueState<Utf8, I64>) -> Result<bool> {
+    /// owner.compare_and_set("seat 12a", None::<&i64>, Some(&7)).await
+    /// # }
+    /// ```
+    pub async fn compare_and_set<E: WriteAs<V> + ?Sized, W: WriteAs<V> + ?Sized>(
+        &self,
+        key: &(impl WriteAs<K> + ?Sized),
+        expected: Option<&E>,
+        value: Option<&W>,
+    ) -> Result<bool> {
+        let scope = &self.scope;
+        let expected = expected.map(|expected| scope.encode_value(expected)).transpose()?;
+        let value = value.map(|value| scope.encode_value(value)).transpose()?;
+        let key = scope.encode(key)?;
+        let at = scope.locate(&key)?;
+        let deadline_ms = scope.deadline_ms(at.shard).await?;
+        if scope.session.cached(|cache| cache.is_uncached(at.state)) {
+            return self.compare_there(at, expected, value, deadline_ms).await;
+        }
+        loop {
+            let mut verdict = None;
+            let compare = |cache: &mut Cache, now_ms| {
+                verdict = self.known(cache, at, |known| known == expected.as_ref());
+                if verdict == Some(true) {
+                    cache.value_put_until(at, value.clone(), deadline_ms, now_ms);
+                }
+            };
+            scope.session.write(at.state, compare).await?;
+            match verdict {
+                Some(verdict) => return Ok(verdict),
+                None => self.read(at, |_| Ok(())).await?,
+            }
+        }
+    }
+
+    /// Has the shard compare.
+    async fn compare_there(
+        &self,
+        at: At<'_>,
+        expected: Option<Bytes>,
+        value: Option<Bytes>,
+        deadline_ms: Option<i64>,
+    ) -> Result<bool> {
+        let both;
+        let op = match (&expected, &value) {
+            (Some(expected), Some(value)) => {
+                both = packed_list::cas_value(expected, value);
+                at.op(OpKind::ValueCas).with_value(&both)
+            }
+            (Some(expected), None) => at.op(OpKind::ValueCasClear).with_value(expected),
+            (None, Some(value)) => at.op(OpKind::ValueCasVersion).with_value(value).with_expected_version(0),
+            (None, None) => at.op(OpKind::ValueCasVersionClear).with_expected_version(0),
+        };
+        self.scope.session.verdict(at, Op { expires_at_ms: deadline_ms.filter(|_| value.is_some()), ..op }).await
     }
 }
 

@@ -134,8 +134,8 @@ impl Worker {
         };
         let lanes = table.routes().iter().map(|route| LaneHandle::open(target(route), streams.clone(), router.clone()));
         let lanes = lanes.collect();
-        let has_ttl = |state: &&v1::RegisteredState| state.descriptor.as_ref().is_some_and(|it| it.ttl.is_some());
-        let uncached: HashSet<_> = assignment.states.iter().filter(has_ttl).map(|state| state.id).collect();
+        let uncached: HashSet<_> =
+            assignment.states.iter().filter(|state| is_uncached(state)).map(|it| it.id).collect();
         let value_bytes_max = spec.limits.as_ref().map_or(0, |limits| limits.max_value_bytes);
         let value_bytes_max = if value_bytes_max == 0 { VALUE_BYTES_MAX_DEFAULT } else { value_bytes_max };
         let session = Session::start(Parts {
@@ -182,6 +182,16 @@ impl Worker {
             return Ok(());
         }
         self.attend(&state).await
+    }
+
+    /// Says how far event time has come, milliseconds since 1970: a promise that no earlier record follows.
+    /// One that goes back changes nothing.
+    ///
+    /// The shards hear of it with the next writes, or on its own within [`WorkerBuilder::write_delay_max`];
+    /// they measure deadlines on event time by it. Said again after a rewind.
+    pub fn watermark(&self, watermark_ms: i64) -> Result<()> {
+        self.session.as_ref().ok_or_else(not_assigned)?.watermark(watermark_ms);
+        Ok(())
     }
 
     /// Sends everything that is unsent and waits until every shard has acknowledged it, for readers outside.
@@ -334,6 +344,14 @@ impl Worker {
         let gone = || Error::Fenced("the membership has ended".into());
         self.commands.send(command).await.map_err(|_| gone())
     }
+}
+
+/// True if the cache cannot tell when what it holds of a state expires: answers name the deadlines of values
+/// and single map entries only, and the writer clock is each batch's own.
+fn is_uncached(state: &v1::RegisteredState) -> bool {
+    let Some(descriptor) = &state.descriptor else { return false };
+    let named = matches!(descriptor.kind(), v1::StateKind::Value | v1::StateKind::Map);
+    descriptor.ttl.is_some_and(|ttl| !named || ttl.clock() == v1::TtlClock::Writer)
 }
 
 fn not_assigned() -> Error {

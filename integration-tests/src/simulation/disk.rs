@@ -15,7 +15,9 @@ use bytes::Bytes;
 use forebay_proto::v1;
 use forebay_server::{
     shard::disk::Local,
-    storage::{Backend, Error, Frozen, FrozenFile, Logging, MemoryBackend, Result, Table, TableId, Write, Writes},
+    storage::{
+        Backend, Error, Frozen, FrozenFile, Logging, MemoryBackend, Read, Result, Table, TableId, View, Write, Writes,
+    },
 };
 use prost::Message as _;
 
@@ -130,13 +132,7 @@ struct SimBackend {
     control: Arc<Mutex<Control>>,
 }
 
-impl Backend for SimBackend {
-    fn create_table(&mut self, table: Table) -> Result<()> {
-        let mut data = lock(&self.data);
-        data.tables.entry(table.id).or_insert(table);
-        data.memory.create_table(table)
-    }
-
+impl Read for SimBackend {
     fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
         lock(&self.data).memory.get(table, key)
     }
@@ -149,6 +145,14 @@ impl Backend for SimBackend {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
         lock(&self.data).memory.scan(table, start, end, visit)
+    }
+}
+
+impl Backend for SimBackend {
+    fn create_table(&mut self, table: Table) -> Result<()> {
+        let mut data = lock(&self.data);
+        data.tables.entry(table.id).or_insert(table);
+        data.memory.create_table(table)
     }
 
     fn write(&mut self, writes: &Writes, logging: Logging) -> Result<()> {
@@ -175,6 +179,22 @@ impl Backend for SimBackend {
         let mut data = lock(&self.data);
         data.frozen = Some(Arc::new(data.image()));
         Ok(Box::new(FrozenAway))
+    }
+
+    fn view(&self) -> Result<Arc<dyn View>> {
+        lock(&self.data).memory.view()
+    }
+
+    fn expire(&mut self, table: TableId, until_ms: i64) {
+        lock(&self.data).memory.expire(table, until_ms);
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn estimate(&self, table: TableId) -> u64 {
+        lock(&self.data).memory.estimate(table)
     }
 
     fn tables(&self) -> Vec<TableId> {

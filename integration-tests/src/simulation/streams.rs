@@ -158,7 +158,16 @@ impl Server {
         };
         let barrier = batch.barrier;
         let ops = batch.ops.unwrap_or_default();
-        let batch = Batch { caller, order, ops, barrier, durability: v1::Durability::Unspecified };
+        let batch = Batch {
+            caller,
+            order,
+            ops,
+            barrier,
+            durability: v1::Durability::Unspecified,
+            now_ms: 0,
+            watermark_ms: None,
+            committed: false,
+        };
         let moment = Moment { wall_ms: env.wall_ms(), lease: self.lease_valid(env) };
         let entry = self.slots.iter().find(|slot| matches!(slot.status, Status::Serving(it) if it == instance));
         let (Some(entry), Some(core)) = (entry.map(|slot| &slot.entry), self.cores.get_mut(&instance)) else {

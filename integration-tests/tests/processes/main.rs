@@ -11,4 +11,6 @@ mod flights;
 mod grpcurl;
 mod jobs;
 mod object_stores;
+mod sdk;
 mod session;
+mod state;

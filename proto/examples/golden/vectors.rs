@@ -1,6 +1,10 @@
 //! The golden vectors, as JSON. Bytes are hex; 64-bit numbers are text, as JSON's numbers are floats in
 //! many languages.
 
+// The path is named, as the tests take this file from another folder.
+#[path = "functions.rs"]
+mod functions;
+
 use forebay_proto::{
     KeyGroup, MaxParallelism,
     codec::{Bool, Codec, F64, I64, U64, Utf8},
@@ -13,8 +17,15 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 /// Returns the files with their content.
-pub fn all() -> [(&'static str, Value); 4] {
-    [("key_groups.json", key_groups()), ("ranges.json", ranges()), ("codecs.json", codecs()), ("packed.json", packed())]
+pub fn all() -> [(&'static str, Value); 6] {
+    [
+        ("key_groups.json", key_groups()),
+        ("ranges.json", ranges()),
+        ("codecs.json", codecs()),
+        ("packed.json", packed()),
+        ("merge.json", functions::reducing()),
+        ("aggregates.json", functions::aggregating()),
+    ]
 }
 
 fn hex(bytes: impl AsRef<[u8]>) -> String {

@@ -10,6 +10,7 @@ use crate::v1::PackedAnswers;
 pub struct AnswersBuilder {
     arena: Vec<u8>,
     verdicts: Vec<u8>,
+    more: Vec<u8>,
     columns: PackedAnswers,
 }
 
@@ -56,6 +57,21 @@ impl AnswersBuilder {
         self.columns.versions.push(0);
         self.columns.expires_at_ms.push(0);
         self.verdicts.push(0);
+        self.more.push(0);
+    }
+
+    /// Says that there is more behind the items of the answer that was started last.
+    pub fn more(&mut self) {
+        if let Some(last) = self.more.last_mut() {
+            *last = 1;
+        }
+    }
+
+    /// Says the number of the last list element of the answer that was started last.
+    pub fn last_number(&mut self, number: u64) {
+        if let Some(last) = self.columns.versions.last_mut() {
+            *last = number.saturating_add(1);
+        }
     }
 
     /// Adds an item to the answer that was started last.
@@ -103,6 +119,7 @@ impl AnswersBuilder {
             expires_at_ms: trim(self.columns.expires_at_ms),
             versions: trim(self.columns.versions),
             verdicts: trim(self.verdicts).into(),
+            more: trim(self.more).into(),
         }
     }
 }
@@ -122,6 +139,7 @@ impl Answers {
         check_column("expires_at_ms", &packed.expires_at_ms, len)?;
         check_column("versions", &packed.versions, len)?;
         check_column("verdicts", &packed.verdicts, len)?;
+        check_column("more", &packed.more, len)?;
         let items = packed.counts.iter().map(|count| u64::from(*count)).sum::<u64>();
         if items != packed.lens.len() as u64 {
             // Never empty for short: a few counts would stand for billions of empty items.
@@ -169,6 +187,7 @@ impl Answers {
                 0 => None,
                 verdict => Some(verdict == 1),
             },
+            more: entry(&self.packed.more, index) != 0,
         })
     }
 
@@ -192,12 +211,14 @@ pub struct AnswerRef<'a> {
     arena: &'a Bytes,
     lens: &'a [u32],
     offset: usize,
-    /// Version of the value.
+    /// Version of the value, or number of a page's last list element.
     pub version: Option<u64>,
     /// Deadline, in milliseconds of the state's clock.
     pub expires_at_ms: Option<i64>,
     /// Of a compare-and-set: true if it swapped.
     pub verdict: Option<bool>,
+    /// True if there is more behind the items.
+    pub more: bool,
 }
 
 impl<'a> AnswerRef<'a> {
@@ -244,6 +265,8 @@ mod tests {
         answers.value(b"", Some(0), None);
         answers.value(b"value", Some(7), Some(1_000));
         answers.items(["k1", "v1", "k2", ""]);
+        answers.last_number(41);
+        answers.more();
         answers.verdict(true);
         answers.verdict(false);
         answers.none();
@@ -265,6 +288,8 @@ mod tests {
         );
         let entries: Vec<_> = answers.answer(3).entries().collect();
         assert_eq!(entries, [("k1".into(), "v1".into()), ("k2".into(), Bytes::new())]);
+        let page = answers.answer(3);
+        assert_eq!((page.version, page.more, answers.answer(2).more), (Some(41), true, false));
         let verdicts: Vec<_> = answers.iter().map(|answer| answer.verdict).collect();
         assert_eq!(verdicts, [None, None, None, None, Some(true), Some(false), None]);
         assert!(answers.get(7).is_none());

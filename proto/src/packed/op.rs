@@ -106,6 +106,8 @@ impl OpKind {
             | Self::ValueClear
             | Self::ValueCas
             | Self::ValueCasVersion
+            | Self::ValueCasClear
+            | Self::ValueCasVersionClear
             | Self::ListAppend
             | Self::ListAppendAll
             | Self::ListPut
@@ -123,17 +125,22 @@ impl OpKind {
             | Self::AggregatingClear
             | Self::SortedSetAdd
             | Self::SortedSetRemove
-            | Self::MergeNamespaces => true,
+            | Self::MergeNamespaces
+            | Self::Touch => true,
         }
     }
 
     /// Returns the kind of state that the operation is for; `None` if it is for several.
     pub const fn state_kind(self) -> Option<StateKind> {
         match self {
-            Self::Unspecified | Self::MergeNamespaces => None,
-            Self::ValueGet | Self::ValuePut | Self::ValueClear | Self::ValueCas | Self::ValueCasVersion => {
-                Some(StateKind::Value)
-            }
+            Self::Unspecified | Self::MergeNamespaces | Self::Touch => None,
+            Self::ValueGet
+            | Self::ValuePut
+            | Self::ValueClear
+            | Self::ValueCas
+            | Self::ValueCasVersion
+            | Self::ValueCasClear
+            | Self::ValueCasVersionClear => Some(StateKind::Value),
             Self::ListGet | Self::ListAppend | Self::ListAppendAll | Self::ListPut | Self::ListClear => {
                 Some(StateKind::List)
             }

@@ -67,11 +67,11 @@ pub fn worker_share(old: &[v1::WorkerState], index: usize, workers: usize) -> Ve
             _ => {
                 let all: Vec<_> = lists().flat_map(|list| list.elements.iter().cloned()).collect();
                 let (base, more) = (all.len() / workers, all.len() % workers);
-                let extra = |worker: usize| usize::from((worker + workers - rotation) % workers < more);
-                let start: usize = (0..index).map(|worker| base + extra(worker)).sum();
-                let slice = all[start..start + base + extra(index)].to_vec();
+                // The first slice goes to the worker at whom the list before ran out of odd elements.
+                let turn = (index + workers - rotation) % workers;
+                let start = turn * base + turn.min(more);
                 rotation = (rotation + more) % workers;
-                slice
+                all[start..start + base + usize::from(turn < more)].to_vec()
             }
         };
         share.push(v1::WorkerList { name: name.to_owned(), redistribution: redistribution.into(), elements });
@@ -153,5 +153,40 @@ mod tests {
         assert_eq!(elements(&three[2]), [vec!["x"], vec!["5"]]);
         let union = [state(&[("u", Union, &["1"])]), state(&[("u", Union, &["2"])])];
         assert_eq!(elements(&worker_share(&union, 0, 2)), [vec!["1", "2"]]);
+    }
+
+    /// Worked out by hand from RoundRobinOperatorStateRepartitioner.repartitionSplitState: slices begin at a
+    /// worker that moves on by the odd elements of the list before.
+    #[test]
+    fn split_lists_are_cut_as_flink_s_repartitioner_cuts_them() {
+        use v1::Redistribution::{Broadcast, Split, Union};
+        let one = [state(&[("a", Split, &["1", "2", "3"]), ("b", Split, &["4", "5", "6"]), ("c", Split, &["7"])])];
+        let two: Vec<_> = (0..2).map(|index| worker_share(&one, index, 2)).collect();
+        assert_eq!(elements(&two[0]), [vec!["1", "2"], vec!["6"], vec!["7"]]);
+        assert_eq!(elements(&two[1]), [vec!["3"], vec!["4", "5"], vec![]]);
+
+        let down = [
+            state(&[("s", Split, &["1"])]),
+            state(&[("s", Split, &["2", "3"])]),
+            state(&[("s", Split, &[])]),
+            state(&[("s", Split, &["4"])]),
+        ];
+        assert_eq!(elements(&worker_share(&down, 0, 1)), [vec!["1", "2", "3", "4"]]);
+        let three: Vec<_> = (0..3).map(|index| elements(&worker_share(&down, index, 3)).concat().join("")).collect();
+        assert_eq!(three, ["12", "3", "4"]);
+        let nine: Vec<_> = (0..9).map(|index| elements(&worker_share(&down, index, 9)).concat().join("")).collect();
+        assert_eq!(nine, ["1", "2", "3", "4", "", "", "", "", ""]);
+
+        let mixed = [
+            state(&[("b", Broadcast, &["x"]), ("s", Split, &["1"]), ("u", Union, &["p"])]),
+            state(&[("b", Broadcast, &["y"]), ("s", Split, &["2"]), ("u", Union, &["q"])]),
+        ];
+        for (index, copy) in [(0, "x"), (1, "y"), (2, "x"), (3, "y"), (4, "x")] {
+            let lists = worker_share(&mixed, index, 5);
+            let share = elements(&lists);
+            assert_eq!((&share[0], &share[2]), (&vec![copy], &vec!["p", "q"]));
+        }
+        // A union list makes even the same number of workers share out anew.
+        assert_eq!(elements(&worker_share(&mixed, 1, 2)), [vec!["y"], vec!["2"], vec!["p", "q"]]);
     }
 }

@@ -209,6 +209,15 @@ impl Coordinator {
         }
     }
 
+    /// Replaces TTL and schema of a registered state.
+    pub async fn replace(&self, request: v1::ReplaceDescriptorRequest) -> Result<v1::RegisteredState, Refused> {
+        let job = self.job(&request.job)?;
+        match job.ask(|token| Event::Replace { token, request }).await? {
+            Answer::States(mut states) => states.pop().ok_or_else(wrong_answer),
+            _ => Err(wrong_answer()),
+        }
+    }
+
     /// Takes a checkpoint and waits until it is complete.
     pub async fn trigger(&self, name: &str, full: bool) -> Result<v1::CompletedCheckpoint, Refused> {
         match self.job(name)?.ask(|token| Event::Trigger { token, full }).await? {

@@ -7,6 +7,8 @@
 
 mod rounds;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -73,6 +75,8 @@ pub enum Event {
     Trigger { token: Token, full: bool },
     /// Somebody registers states.
     Register { token: Token, operator: String, descriptors: Vec<v1::StateDescriptor> },
+    /// Somebody replaces a descriptor.
+    Replace { token: Token, request: v1::ReplaceDescriptorRequest },
     /// Somebody wants the job to go back to its last completed checkpoint.
     Rewind { token: Token, cause: String },
     /// Somebody deletes the job.
@@ -285,6 +289,7 @@ impl Machine {
             Event::Register { token, operator, descriptors } => {
                 self.wishes.register.push((token, operator, descriptors));
             }
+            Event::Replace { token, request } => self.wishes.replace.push((token, request)),
             Event::Rewind { token, cause } => self.wishes.rewind.push((token, cause)),
             Event::Delete { token } => self.wishes.delete.push(token),
             Event::HeadWritten => self.head_written(now, actions),

@@ -8,6 +8,7 @@
 //! holds it is confirmed by the store.
 
 pub mod assign;
+pub mod descriptors;
 pub mod election;
 pub mod head;
 pub mod job;

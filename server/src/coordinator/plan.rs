@@ -5,11 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_proto::{codec::CodecName, merge::MergeFunction, reason::Refused, v1};
-use v1::ErrorReason as Reason;
+use forebay_proto::{reason::Refused, v1};
 
 use super::{
-    assign,
+    assign, descriptors,
     machine::{Answer, Connection, IDS_RESERVED, Server, Token, leased},
     members::{Member, Members},
 };
@@ -37,6 +36,8 @@ pub struct Observed<'a> {
 pub struct Wishes {
     /// Registrations of states: caller, operator, descriptors.
     pub register: Vec<(Token, String, Vec<v1::StateDescriptor>)>,
+    /// Replacements of descriptors.
+    pub replace: Vec<(Token, v1::ReplaceDescriptorRequest)>,
     /// Workers that left: operator, worker, and the checkpoint behind which they wrote nothing.
     pub left: Vec<(String, String, u64)>,
     /// Rewinds asked for.
@@ -76,7 +77,8 @@ impl Wishes {
         let registering = self.register.drain(..).map(|(token, ..)| token);
         let rewinding = self.rewind.drain(..).map(|(token, _)| token);
         let promised = self.promised.drain(..).map(|(token, _)| token);
-        registering.chain(rewinding).chain(promised).chain(self.delete.drain(..)).collect()
+        let replacing = self.replace.drain(..).map(|(token, _)| token);
+        registering.chain(replacing).chain(rewinding).chain(promised).chain(self.delete.drain(..)).collect()
     }
 }
 
@@ -184,6 +186,19 @@ pub fn worker_assignment(
     })
 }
 
+/// The joinings that hold shards of an operator, in the order of their indexes.
+pub fn holders<'a>(head: &'a v1::JobHead, operator: &str) -> Vec<&'a str> {
+    let mut holders: Vec<&str> = Vec::new();
+    for writer in
+        head.shards.iter().filter(|entry| entry.operator == operator).filter_map(|entry| entry.writer.as_ref())
+    {
+        if !holders.contains(&writer.join_id.as_str()) {
+            holders.push(&writer.join_id);
+        }
+    }
+    holders
+}
+
 /// Where a shard is.
 pub fn route(_: &v1::JobHead, entry: &v1::ShardEntry, servers: &BTreeMap<String, Server>) -> v1::Route {
     v1::Route {
@@ -210,126 +225,22 @@ pub fn applied<'a>(server: &'a Server, entry: &v1::ShardEntry) -> Option<&'a v1:
 }
 
 fn register(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) {
-    for (token, operator, descriptors) in std::mem::take(&mut wishes.register) {
-        match register_all(next, &operator, &descriptors) {
+    for (token, operator, asked) in std::mem::take(&mut wishes.register) {
+        match descriptors::register(next, &operator, &asked) {
             Ok(ids) => wishes.promised.push((token, Promise::States(ids))),
             Err(refused) => planned.answers.push((token, Err(refused))),
         }
     }
-    for (_, operator, descriptors) in std::mem::take(&mut wishes.joins) {
+    for (token, replace) in std::mem::take(&mut wishes.replace) {
+        match descriptors::replace(next, &replace) {
+            Ok(id) => wishes.promised.push((token, Promise::States(vec![id]))),
+            Err(refused) => planned.answers.push((token, Err(refused))),
+        }
+    }
+    for (_, operator, asked) in std::mem::take(&mut wishes.joins) {
         // A worker with a wrong descriptor is told by RegisterStates, which its SDK calls first.
-        register_all(next, &operator, &descriptors).ok();
+        descriptors::register(next, &operator, &asked).ok();
     }
-}
-
-fn register_all(
-    next: &mut v1::JobHead,
-    operator: &str,
-    descriptors: &[v1::StateDescriptor],
-) -> Result<Vec<u32>, Refused> {
-    if !next.spec.iter().flat_map(|spec| &spec.operators).any(|known| known.name == operator) {
-        return Err(Refused::new(Reason::OperatorUnknown, format!("the job has no operator {operator:?}")));
-    }
-    let mut added = next.states.clone();
-    let mut next_id = next.next_state_id.max(1);
-    let mut ids = Vec::new();
-    for descriptor in descriptors {
-        check_descriptor(descriptor)?;
-        let known = added.iter().find(|state| {
-            state.operator == operator && state.descriptor.as_ref().is_some_and(|known| known.name == descriptor.name)
-        });
-        if let Some(known) = known {
-            let registered = known.descriptor.clone().unwrap_or_default();
-            if registered != *descriptor {
-                return Err(incompatible(&registered, descriptor));
-            }
-            ids.push(known.id);
-            continue;
-        }
-        added.push(v1::RegisteredState {
-            id: next_id,
-            operator: operator.to_owned(),
-            descriptor: Some(descriptor.clone()),
-            version: 1,
-        });
-        ids.push(next_id);
-        next_id += 1;
-    }
-    next.states = added;
-    next.next_state_id = next_id;
-    Ok(ids)
-}
-
-fn check_descriptor(descriptor: &v1::StateDescriptor) -> Result<(), Refused> {
-    let bytes = descriptor.name.len();
-    if bytes == 0 || bytes > 255 {
-        let message = format!("a state name has {bytes} bytes: 1 to 255 are allowed");
-        return Err(Refused::new(Reason::NameInvalid, message));
-    }
-    if v1::StateKind::try_from(descriptor.kind).is_err() {
-        let message =
-            format!("state {:?}: kind {} is unknown (value, list, map, reducing)", descriptor.name, descriptor.kind);
-        return Err(Refused::new(Reason::FieldInvalid, message));
-    }
-    let codecs =
-        [&descriptor.key_codec, &descriptor.namespace_codec, &descriptor.map_key_codec, &descriptor.value_codec];
-    if let Some(codec) = codecs.into_iter().find(|codec| CodecName::parse(codec).is_none()) {
-        let message = format!(
-            "state {:?}: codec {codec:?} is unknown (bytes, utf8, i64, u64, f64, bool, json, msgpack, protobuf:<message>)",
-            descriptor.name
-        );
-        return Err(Refused::new(Reason::FieldInvalid, message));
-    }
-    let unsupported = |what: &str| {
-        let message = format!("state {:?}: {what} not served by this build", descriptor.name);
-        Err(Refused::new(Reason::Unsupported, message))
-    };
-    match descriptor.kind() {
-        v1::StateKind::Value | v1::StateKind::List | v1::StateKind::Map => {}
-        v1::StateKind::Reducing if MergeFunction::parse(&descriptor.function).is_some() => {}
-        v1::StateKind::Reducing => {
-            let message = format!(
-                "state {:?}: function {:?} is unknown (sum_i64, sum_f64, min_i64, max_i64, count, …)",
-                descriptor.name, descriptor.function
-            );
-            return Err(Refused::new(Reason::FieldInvalid, message));
-        }
-        v1::StateKind::Unspecified => {
-            let message = format!("state {:?} has no kind", descriptor.name);
-            return Err(Refused::new(Reason::FieldMissing, message));
-        }
-        v1::StateKind::Multimap | v1::StateKind::Aggregating | v1::StateKind::SortedSet => {
-            return unsupported("its kind is");
-        }
-    }
-    if descriptor.ttl.is_some() {
-        return unsupported("a TTL is");
-    }
-    Ok(())
-}
-
-fn incompatible(registered: &v1::StateDescriptor, asked: &v1::StateDescriptor) -> Refused {
-    let fields = |descriptor: &v1::StateDescriptor| {
-        let kind = descriptor.kind().as_str_name().trim_start_matches("STATE_KIND_").to_lowercase();
-        [
-            ("kind", kind),
-            ("key_codec", descriptor.key_codec.clone()),
-            ("namespace_codec", descriptor.namespace_codec.clone()),
-            ("map_key_codec", descriptor.map_key_codec.clone()),
-            ("value_codec", descriptor.value_codec.clone()),
-            ("function", descriptor.function.clone()),
-            ("schema_version", descriptor.schema_version.to_string()),
-            ("schema", format!("{} bytes", descriptor.schema.len())),
-        ]
-    };
-    let differing = fields(registered).into_iter().zip(fields(asked)).filter(|(one, other)| one != other);
-    let mut differing: Vec<_> =
-        differing.map(|((field, is), (_, asked))| format!("{field} is {is:?}, asked is {asked:?}")).collect();
-    if differing.is_empty() {
-        differing.push("schema has other bytes".into());
-    }
-    let message = format!("state {:?} is registered otherwise: {}", asked.name, differing.join("; "));
-    Refused::new(Reason::StateIncompatible, message)
 }
 
 fn commit(next: &mut v1::JobHead, stored: Option<&v1::CompletedCheckpoint>) {

@@ -85,9 +85,10 @@ impl CoordinatorService for CoordinatorEdge {
 
     async fn replace_descriptor(
         &self,
-        _: Request<v1::ReplaceDescriptorRequest>,
+        request: Request<v1::ReplaceDescriptorRequest>,
     ) -> Result<Response<v1::ReplaceDescriptorResponse>, Status> {
-        Err(unsupported("replacing a descriptor"))
+        let state = self.coordinator.replace(request.into_inner()).await?;
+        Ok(Response::new(v1::ReplaceDescriptorResponse { state: Some(state) }))
     }
 
     async fn list_states(

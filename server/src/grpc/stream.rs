@@ -213,9 +213,6 @@ impl ClientStream {
     fn decode(&self, batch: v1::Batch, lane: LaneId) -> Result<Batch, Refused> {
         let unsupported =
             |what: &str| Err(Refused::new(Reason::Unsupported, format!("{what} not served by this build")));
-        if batch.watermark_ms.is_some() {
-            return unsupported("watermarks are");
-        }
         if !batch.positions.is_empty() {
             return unsupported("positions (recovery: shard) are");
         }
@@ -240,7 +237,19 @@ impl ClientStream {
             None => return Err(Refused::new(Reason::FieldMissing, "a batch has seq (write) or after (read)")),
         };
         let caller = self.caller(batch.shard_epoch, batch.writer_epoch);
-        Ok(Batch { caller, order, ops, barrier: batch.barrier, durability })
+        if batch.watermark_ms.is_some() && !matches!(order, Order::Write(..)) {
+            return Err(Refused::new(Reason::FieldInvalid, "a watermark goes with a write batch (seq)"));
+        }
+        Ok(Batch {
+            caller,
+            order,
+            ops,
+            barrier: batch.barrier,
+            durability,
+            now_ms: batch.now_ms,
+            watermark_ms: batch.watermark_ms,
+            committed: false,
+        })
     }
 
     /// Waits for room. A single batch over the whole credit waits for all of it.

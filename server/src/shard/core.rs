@@ -4,6 +4,8 @@
 //! and no object store, so the simulation runs exactly this code.
 
 mod opening;
+mod sweep;
+mod views;
 
 use std::collections::HashSet;
 
@@ -16,19 +18,22 @@ use forebay_proto::{
 use prost::Message as _;
 use v1::ErrorReason as Reason;
 
+pub use self::views::Frozen;
+use self::{sweep::Sweep, views::Views};
 use super::{
     durable::Durable,
     gate::{self, Ask, Caller, Pass, Rights},
     lanes::{LaneId, Lanes},
     meta::{self, Meta},
-    ops::{self, WriteContext},
+    ops::{self, Rows, WriteContext},
     place,
     requests::RequestIds,
     states::States,
+    ttl::Clocks,
 };
 use crate::{
     seeded::{self, Bug},
-    storage::{self, Backend, Frozen, Logging, TableId, Writes},
+    storage::{self, Backend, Logging, Read, TableId, Writes},
 };
 
 /// What stays the same for the life of a shard.
@@ -87,6 +92,12 @@ pub struct Batch {
     pub barrier: Option<v1::BarrierOp>,
     /// Asks for more than the job's durability.
     pub durability: v1::Durability,
+    /// The caller's time, milliseconds since 1970; 0 is unknown.
+    pub now_ms: i64,
+    /// A watermark behind the operations; only of a lease holder.
+    pub watermark_ms: Option<i64>,
+    /// True if the reads are of the last completed checkpoint.
+    pub committed: bool,
 }
 
 /// A batch was done.
@@ -100,6 +111,8 @@ pub struct Done {
     pub progress: v1::Progress,
     /// What its barrier froze.
     pub snapshot: Option<Snapshot>,
+    /// Version of the value written last.
+    pub version: u64,
 }
 
 /// What a barrier froze, before it is uploaded.
@@ -111,7 +124,7 @@ pub struct Snapshot {
     /// Epoch of the writer that sent it.
     pub writer_epoch: u64,
     /// The rows; an error if they could not be frozen.
-    pub frozen: storage::Result<Box<dyn Frozen>>,
+    pub frozen: storage::Result<Box<dyn storage::Frozen>>,
     /// What the manifest says of the shard, without files.
     pub record: v1::ShardSnapshot,
 }
@@ -135,6 +148,8 @@ pub struct Core {
     backend: Box<dyn Backend>,
     writes: Writes,
     row_key: Vec<u8>,
+    views: Views,
+    sweep: Sweep,
     failed: Option<String>,
     lost: Option<String>,
 }
@@ -165,6 +180,8 @@ impl Core {
             backend,
             writes: Writes::default(),
             row_key: Vec::new(),
+            views: Views::default(),
+            sweep: Sweep::default(),
             failed: None,
             lost: None,
         };
@@ -177,7 +194,9 @@ impl Core {
     pub fn end_lanes(&mut self) -> storage::Result<()> {
         self.lanes = Lanes::default();
         let mut writes = Writes::default();
-        writes.delete_range(TableId::SHARD, meta::LANES.0, meta::LANES.1);
+        for (first, behind) in [meta::LANES, meta::VERDICTS] {
+            writes.delete_range(TableId::SHARD, first, behind);
+        }
         self.backend.write(&writes, self.logging(v1::Durability::Unspecified))
     }
 
@@ -221,15 +240,13 @@ impl Core {
         let ask = ask(batch);
         match gate::check(&self.rights, &self.lanes, moment.lease, &batch.caller, ask)? {
             Pass::Go => {}
-            Pass::Duplicate => return Ok(Done { duplicate: true, ..self.done(&batch.order) }),
+            Pass::Duplicate => return Ok(self.duplicate(batch)),
         }
         self.advance_clock(moment);
         let ops = Ops::decode(&batch.ops).map_err(|error| Refused::new(Reason::Malformed, error.to_string()))?;
         match &batch.order {
             Order::Write(lane, seq) => self.write(batch, ops, Some((*lane, *seq, digest_of(ask)))),
-            Order::PlainWrite(Some(id)) if self.requests.known(id) => {
-                Ok(Done { duplicate: true, ..self.done(&batch.order) })
-            }
+            Order::PlainWrite(Some(id)) if self.requests.applied_with(id).is_some() => Ok(self.duplicate(batch)),
             Order::PlainWrite(_) => self.write(batch, ops, None),
             Order::Read(..) | Order::PlainRead => self.read(batch, ops),
         }
@@ -238,6 +255,7 @@ impl Core {
     /// Freezes the shard by command, not by a writer's barrier; for shared operators.
     pub fn snapshot(&mut self, barrier: v1::BarrierOp) -> Snapshot {
         self.durable.frozen(barrier.checkpoint, self.lanes.marks());
+        self.keep_view(barrier.checkpoint);
         Snapshot {
             generation: self.rights.generation,
             writer_epoch: 0,
@@ -250,6 +268,7 @@ impl Core {
     /// Takes note that a checkpoint is complete.
     pub fn checkpoint_completed(&mut self, checkpoint: u64) {
         self.durable.completed(checkpoint);
+        self.views.completed(checkpoint);
     }
 
     /// The completed checkpoint that contains a batch of a lane, if there is one yet.
@@ -258,27 +277,18 @@ impl Core {
         Ok((self.durable.mark(lane) >= seq).then(|| self.durable.checkpoint()))
     }
 
-    /// Returns up to `limit` rows of a state behind a row key, with their payloads; for scans from outside.
-    pub fn page(&mut self, state: u32, after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, Refused> {
-        self.is_whole()?;
-        let page = self.try_page(state, after, limit);
-        self.note_loss(page)
-    }
-
-    fn try_page(&self, state: u32, after: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, Refused> {
-        let state = self.states.get(state)?;
-        let (start, end) = self.identity.range.row_bounds();
-        let start = if after.is_empty() { start.to_vec() } else { [after, &[0]].concat() };
-        ops::rows(self.backend.as_ref(), state, &start, &end, limit)
-    }
-
     fn read(&mut self, batch: &Batch, ops: Ops<'_>) -> Result<Done, Refused> {
         let mut answers = AnswersBuilder::new();
         let mut row_key = std::mem::take(&mut self.row_key);
+        let committed = if batch.committed { Some(self.views.committed()?) } else { None };
+        let read: &dyn Read = match &committed {
+            Some(view) => view.as_ref(),
+            None => self.backend.as_ref(),
+        };
+        let rows = Rows { read, clocks: self.clocks(batch.now_ms) };
         for (index, op) in ops.iter().enumerate() {
             let placed = place::place(&self.identity, &self.states, op).map_err(|refused| at(refused, index))?;
-            ops::read(placed, self.backend.as_ref(), &mut row_key, &mut answers)
-                .map_err(|refused| at(refused, index))?;
+            ops::read(placed, &rows, &mut row_key, &mut answers).map_err(|refused| at(refused, index))?;
         }
         self.row_key = row_key;
         Ok(Done { answers: answers.finish(), ..self.done(&batch.order) })
@@ -286,38 +296,69 @@ impl Core {
 
     fn write(&mut self, batch: &Batch, ops: Ops<'_>, lane: Option<(LaneId, u64, u64)>) -> Result<Done, Refused> {
         self.durable_enough(batch.durability)?;
+        if batch.watermark_ms.is_some() && self.rights.access == v1::Access::Shared {
+            let message = "a watermark is of a writer: the shard is shared, it has none";
+            return Err(Refused::new(Reason::FieldInvalid, message));
+        }
         let mut writes = std::mem::take(&mut self.writes);
         writes.clear();
-        let mut meta = self.meta.clone();
-        let mut row_key = std::mem::take(&mut self.row_key);
-        let mut tables = Vec::new();
-        let planned = self.plan(ops, &mut writes, &mut meta, &mut row_key, &mut tables);
-        self.row_key = row_key;
-        let result = planned.and_then(|()| self.apply(batch, &mut writes, meta, tables, lane));
+        let result = self.try_write(batch, ops, lane, &mut writes);
         self.writes = writes;
-        result?;
+        let verdicts = result?;
         let snapshot = batch
             .barrier
             .clone()
             .map(|barrier| Snapshot { writer_epoch: batch.caller.writer_epoch, ..self.snapshot(barrier) });
-        Ok(Done { snapshot, ..self.done(&batch.order) })
+        let version = self.meta.counters.writes;
+        Ok(Done { snapshot, version, answers: with_verdicts(&verdicts), ..self.done(&batch.order) })
+    }
+
+    fn try_write(
+        &mut self,
+        batch: &Batch,
+        ops: Ops<'_>,
+        lane: Option<(LaneId, u64, u64)>,
+        writes: &mut Writes,
+    ) -> Result<Vec<u8>, Refused> {
+        let mut meta = self.meta.clone();
+        self.sweep(batch.now_ms, writes)?;
+        let mut row_key = std::mem::take(&mut self.row_key);
+        let mut tables = Vec::new();
+        let mut verdicts = Vec::new();
+        let planned = self.plan(
+            ops,
+            &mut WriteContext {
+                rows: Rows { read: self.backend.as_ref(), clocks: self.clocks(batch.now_ms) },
+                writes,
+                counters: &mut meta.counters,
+                index: 0,
+                verdicts: &mut verdicts,
+                row_key: &mut row_key,
+            },
+            &mut tables,
+        );
+        self.row_key = row_key;
+        planned?;
+        if !verdicts.is_empty() {
+            verdicts.resize(ops.len(), 0);
+        }
+        meta.watermark_ms = meta.watermark_ms.max(batch.watermark_ms);
+        self.apply(batch, writes, meta, tables, lane, &verdicts)?;
+        self.give_up_expired(batch.now_ms);
+        Ok(verdicts)
     }
 
     /// Turns operations into rows; has no effect on the shard.
     fn plan(
         &self,
         ops: Ops<'_>,
-        writes: &mut Writes,
-        meta: &mut Meta,
-        row_key: &mut Vec<u8>,
+        context: &mut WriteContext<'_>,
         tables: &mut Vec<storage::Table>,
     ) -> Result<(), Refused> {
-        let now_ms = self.meta.clock_ms;
-        let mut context =
-            WriteContext { backend: self.backend.as_ref(), writes, counters: &mut meta.counters, now_ms, row_key };
         for (index, op) in ops.iter().enumerate() {
             let placed = place::place(&self.identity, &self.states, op).map_err(|refused| at(refused, index))?;
-            ops::write(placed, &mut context).map_err(|refused| at(refused, index))?;
+            context.index = index;
+            ops::write(placed, context).map_err(|refused| at(refused, index))?;
             let table = placed.state.spec();
             if !self.tables.contains(&table.id) && !tables.contains(&table) {
                 tables.push(table);
@@ -334,6 +375,7 @@ impl Core {
         meta: Meta,
         tables: Vec<storage::Table>,
         lane: Option<(LaneId, u64, u64)>,
+        verdicts: &[u8],
     ) -> Result<(), Refused> {
         for table in tables {
             self.ensure_table(table).map_err(|error| ops::failed(&error))?;
@@ -341,7 +383,7 @@ impl Core {
         if let Some((lane, seq, digest)) = lane
             && seeded::is(Bug::DuplicateBeforeDurable)
         {
-            self.lanes.applied(lane, seq, digest, meta.clock_ms);
+            self.lanes.applied(lane, seq, digest, verdicts, meta.clock_ms);
         }
         if seeded::is(Bug::MarkOutsideTheWrite) {
             self.store(writes, batch.durability)?;
@@ -350,19 +392,30 @@ impl Core {
         if let Some((lane, seq, _)) = lane {
             let record = self.lanes.record(lane, seq, meta.clock_ms);
             writes.put(TableId::SHARD, &meta::lane_key(lane), |out| out.extend(record.encode_to_vec()));
+            for old in self.lanes.with_verdicts(lane).filter(|old| Lanes::outside_window(*old, seq)) {
+                writes.delete(TableId::SHARD, &meta::verdict_key(lane, old));
+            }
+            if !verdicts.is_empty() {
+                writes.put(TableId::SHARD, &meta::verdict_key(lane, seq), |out| out.extend_from_slice(verdicts));
+            }
         }
         if let Order::PlainWrite(Some(id)) = &batch.order {
-            self.requests.store(id, meta.clock_ms, writes);
+            self.requests.store(id, meta.clock_ms, verdicts, writes);
         }
         meta.store(writes);
         self.store(writes, batch.durability)?;
         self.meta = meta;
         match (&batch.order, lane) {
-            (_, Some((lane, seq, digest))) => self.lanes.applied(lane, seq, digest, self.meta.clock_ms),
-            (Order::PlainWrite(Some(id)), None) => self.requests.applied(id, self.meta.clock_ms),
+            (_, Some((lane, seq, digest))) => self.lanes.applied(lane, seq, digest, verdicts, self.meta.clock_ms),
+            (Order::PlainWrite(Some(id)), None) => self.requests.applied(id, self.meta.clock_ms, verdicts),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Ends the shard's service: somebody has found that it cannot be read.
+    pub fn lose(&mut self, cause: String) {
+        self.lost.get_or_insert(cause);
     }
 
     fn is_whole(&self) -> Result<(), Refused> {
@@ -422,6 +475,24 @@ impl Core {
         self.meta.clock_ms = self.meta.clock_ms.max(moment.wall_ms);
     }
 
+    /// Answers a batch that was applied before, with the verdicts it had then.
+    fn duplicate(&self, batch: &Batch) -> Done {
+        let verdicts = match &batch.order {
+            Order::Write(..) if seeded::is(Bug::VerdictLost) => &[],
+            Order::Write(lane, seq) => self.lanes.verdicts(*lane, *seq),
+            Order::PlainWrite(Some(id)) => self.requests.applied_with(id).unwrap_or_default(),
+            _ => &[],
+        };
+        Done { duplicate: true, answers: with_verdicts(verdicts), ..self.done(&batch.order) }
+    }
+
+    /// The shard's clocks, for a caller whose own says `now_ms`.
+    fn clocks(&self, now_ms: i64) -> Clocks {
+        let processing_ms = self.meta.clock_ms;
+        let writer_ms = if now_ms == 0 { processing_ms } else { now_ms };
+        Clocks { processing_ms, watermark_ms: self.meta.watermark_ms, writer_ms }
+    }
+
     fn done(&self, order: &Order) -> Done {
         let lane = match order {
             Order::Write(lane, _) | Order::Read(lane, _) => Some(*lane),
@@ -440,7 +511,7 @@ impl Core {
             synced: if synced { applied } else { 0 },
             checkpointed: lane.map_or(0, |lane| self.durable.mark(lane)),
             clock_ms: self.meta.clock_ms,
-            watermark_ms: 0,
+            watermark_ms: self.meta.watermark_ms,
         }
     }
 
@@ -455,6 +526,7 @@ impl Core {
             state_ids: self.state_ids(),
             lanes: self.lanes.records(),
             clock_ms: self.meta.clock_ms,
+            watermark_ms: self.meta.watermark_ms,
             ..Default::default()
         }
     }
@@ -463,6 +535,15 @@ impl Core {
         let mut ids: Vec<u32> = self.tables.iter().map(|table| table.0).filter(|id| *id != 0).collect();
         ids.sort_unstable();
         ids
+    }
+}
+
+/// Answers of a write batch: nothing but verdicts.
+fn with_verdicts(verdicts: &[u8]) -> v1::PackedAnswers {
+    v1::PackedAnswers {
+        counts: vec![0; verdicts.len()],
+        verdicts: bytes::Bytes::copy_from_slice(verdicts),
+        ..Default::default()
     }
 }
 
@@ -491,11 +572,16 @@ fn digest(batch: &Batch) -> u64 {
     hasher.update(&batch.ops.arena);
     let ops = &batch.ops;
     let lens = [&ops.key_lens, &ops.namespace_lens, &ops.map_key_lens, &ops.value_lens];
-    for column in [&ops.state_ids, &ops.key_groups].into_iter().chain(lens) {
+    for column in [&ops.state_ids, &ops.key_groups, &ops.limits].into_iter().chain(lens) {
         // Columns may be left empty, so their lengths tell them apart.
         hasher.update(&(column.len() as u64).to_le_bytes());
         column.iter().for_each(|entry| hasher.update(&entry.to_le_bytes()));
     }
+    for column in [ops.versions.len() as u64, ops.expires_at_ms.len() as u64] {
+        hasher.update(&column.to_le_bytes());
+    }
+    ops.versions.iter().for_each(|entry| hasher.update(&entry.to_le_bytes()));
+    ops.expires_at_ms.iter().for_each(|entry| hasher.update(&entry.to_le_bytes()));
     if let Some(barrier) = &batch.barrier {
         hasher.update(&barrier.checkpoint.to_le_bytes());
         hasher.update(barrier.round.as_bytes());

@@ -232,7 +232,7 @@ mod tests {
     fn lanes() -> Lanes {
         let mut lanes = Lanes::default();
         lanes.open(LANE, "", Attachment { stream: 1, number: 1 }, 0);
-        lanes.applied(LANE, 1, 11, 0);
+        lanes.applied(LANE, 1, 11, &[], 0);
         lanes
     }
 

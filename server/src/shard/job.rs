@@ -248,7 +248,7 @@ impl Job {
             if origin != Origin::Restored {
                 return core.map_err(|error| lost(&error));
             }
-            core.and_then(|mut core| core.end_lanes().map(|()| core))
+            core.and_then(|mut core| core.end_lanes().map(|()| core.as_committed()))
                 .map_err(|error| snapshot::Error::Storage(error).refused())
         })
         .await

@@ -17,6 +17,13 @@ pub fn prefix(out: &mut Vec<u8>, group: KeyGroup, key: &[u8], namespace: &[u8]) 
     part(out, namespace);
 }
 
+/// Writes the prefix that all elements of a key group's sorted set share: a key's length is never 0.
+pub fn group_prefix(out: &mut Vec<u8>, group: KeyGroup) {
+    out.clear();
+    out.extend_from_slice(&group.row_prefix());
+    out.push(0);
+}
+
 /// Turns the first key of a run into the first key behind it.
 ///
 /// Correct for any prefix that is not all 0xff; a key group is below 32,768, so none is.
@@ -40,13 +47,40 @@ pub struct RowKey<'a> {
     pub key: &'a [u8],
     /// The namespace.
     pub namespace: &'a [u8],
-    /// Map key or append number; empty for values.
+    /// Map key, element or append number; empty for values.
     pub suffix: &'a [u8],
+}
+
+impl RowKey<'_> {
+    /// The prefix of all rows of the key.
+    pub fn key_prefix(&self) -> Vec<u8> {
+        let mut out = self.group.to_be_bytes().to_vec();
+        part(&mut out, self.key);
+        out
+    }
+
+    /// The prefix of all rows of the key and namespace.
+    pub fn namespace_prefix(&self) -> Vec<u8> {
+        let mut out = self.key_prefix();
+        if !self.key.is_empty() {
+            part(&mut out, self.namespace);
+        }
+        out
+    }
 }
 
 /// Takes a row key apart; `None` if it is not one.
 pub fn parse(row_key: &[u8]) -> Option<RowKey<'_>> {
     let (group, rest) = row_key.split_at_checked(2)?;
+    if let Some((0, element)) = rest.split_first() {
+        // A sorted set.
+        return Some(RowKey {
+            group: u16::from_be_bytes([group[0], group[1]]),
+            key: &[],
+            namespace: &[],
+            suffix: element,
+        });
+    }
     let (key, rest) = split_part(rest)?;
     let (namespace, suffix) = split_part(rest)?;
     Some(RowKey { group: u16::from_be_bytes([group[0], group[1]]), key, namespace, suffix })
@@ -95,6 +129,10 @@ mod tests {
             row.extend_from_slice(suffix);
             assert_eq!(parse(&row), Some(RowKey { group: 513, key, namespace, suffix }));
         }
+        let mut row = Vec::new();
+        group_prefix(&mut row, KeyGroup::new(513, MAX).unwrap());
+        row.extend_from_slice(b"\0element");
+        assert_eq!(parse(&row), Some(RowKey { group: 513, key: b"", namespace: b"", suffix: b"\0element" }));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Lane {
     pub attached: Option<Attachment>,
     /// Digests of the last batches, newest last; lost at a restart.
     recent: VecDeque<(u64, u64)>,
+    /// Verdicts of the last batches with compare-and-sets, newest last.
+    verdicts: VecDeque<(u64, Vec<u8>)>,
 }
 
 /// Where a write batch stands in its lane.
@@ -81,9 +83,28 @@ impl Lanes {
                 used_ms: record.used_ms,
                 attached: None,
                 recent: VecDeque::new(),
+                verdicts: VecDeque::new(),
             },
         );
         Some(())
+    }
+
+    /// Takes up the verdicts of a batch; those of a lane that is gone are left.
+    pub fn load_verdicts(&mut self, id: LaneId, seq: u64, verdicts: &[u8]) {
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.verdicts.push_back((seq, verdicts.to_vec()));
+        }
+    }
+
+    /// The verdicts of a batch, one per operation; none if it had no compare-and-set, or is too old to be sent again.
+    pub fn verdicts(&self, id: LaneId, seq: u64) -> &[u8] {
+        let verdicts = self.lanes.get(&id).and_then(|lane| lane.verdicts.iter().find(|(known, _)| *known == seq));
+        verdicts.map_or(&[], |(_, verdicts)| verdicts)
+    }
+
+    /// The batches whose verdicts are kept.
+    pub fn with_verdicts(&self, id: LaneId) -> impl Iterator<Item = u64> + '_ {
+        self.lanes.get(&id).into_iter().flat_map(|lane| lane.verdicts.iter().map(|(seq, _)| *seq))
     }
 
     /// Opens a lane.
@@ -94,6 +115,7 @@ impl Lanes {
             used_ms: now_ms,
             attached: Some(attached),
             recent: VecDeque::new(),
+            verdicts: VecDeque::new(),
         };
         self.lanes.insert(id, lane);
     }
@@ -160,7 +182,7 @@ impl Lanes {
     }
 
     /// Records that a write batch is applied: call it only once the batch is stored.
-    pub fn applied(&mut self, id: LaneId, seq: u64, digest: u64, now_ms: i64) {
+    pub fn applied(&mut self, id: LaneId, seq: u64, digest: u64, verdicts: &[u8], now_ms: i64) {
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.mark = seq;
             lane.used_ms = now_ms;
@@ -168,7 +190,16 @@ impl Lanes {
             if lane.recent.len() > Self::WINDOW {
                 lane.recent.pop_front();
             }
+            lane.verdicts.retain(|(known, _)| !Self::outside_window(*known, seq));
+            if !verdicts.is_empty() {
+                lane.verdicts.push_back((seq, verdicts.to_vec()));
+            }
         }
+    }
+
+    /// True if a batch is so far behind the newest that it cannot be in flight any more.
+    pub fn outside_window(seq: u64, newest: u64) -> bool {
+        newest.saturating_sub(seq) >= Self::WINDOW as u64
     }
 
     /// The record that is stored with a batch: the lane as it will be once `mark` is applied.
@@ -206,7 +237,7 @@ mod tests {
     fn lanes_with_marks(to: u64) -> Lanes {
         let mut lanes = Lanes::default();
         lanes.open(ID, "worker", HERE, 0);
-        (1..=to).for_each(|seq| lanes.applied(ID, seq, seq * 10, 0));
+        (1..=to).for_each(|seq| lanes.applied(ID, seq, seq * 10, &[], 0));
         lanes
     }
 
@@ -226,6 +257,16 @@ mod tests {
     #[test]
     fn a_number_used_for_another_content_is_told() {
         assert_eq!(order(&lanes_with_marks(3), 3, 31), Order::Reused);
+    }
+
+    #[test]
+    fn verdicts_are_kept_as_long_as_their_batch_may_come_again() {
+        let mut lanes = lanes_with_marks(0);
+        lanes.applied(ID, 1, 0, &[1, 2], 0);
+        lanes.applied(ID, Lanes::WINDOW as u64, 0, &[], 0);
+        assert_eq!(lanes.verdicts(ID, 1), [1, 2]);
+        lanes.applied(ID, Lanes::WINDOW as u64 + 1, 0, &[2], 0);
+        assert_eq!(lanes.with_verdicts(ID).collect::<Vec<_>>(), [Lanes::WINDOW as u64 + 1]);
     }
 
     #[test]

@@ -11,10 +11,15 @@ use super::{
     ops::Counters,
     requests::{self, RequestIds},
 };
-use crate::storage::{self, Backend, TableId, Writes};
+use crate::{
+    seeded::{self, Bug},
+    storage::{self, Backend, TableId, Writes},
+};
 
 /// Keys of lane records: first, and first behind.
 pub const LANES: (&[u8], &[u8]) = (b"l", b"m");
+/// Keys of verdicts: first, and first behind.
+pub const VERDICTS: (&[u8], &[u8]) = (b"v", b"w");
 const COUNTERS: &[u8] = b"c";
 const FORMAT: u8 = 1;
 
@@ -25,6 +30,8 @@ pub struct Meta {
     pub counters: Counters,
     /// The processing clock: monotone, milliseconds since 1970.
     pub clock_ms: i64,
+    /// The writer's watermark, milliseconds since 1970; `None` before the first.
+    pub watermark_ms: Option<i64>,
 }
 
 impl Meta {
@@ -35,14 +42,23 @@ impl Meta {
             out.extend_from_slice(&self.counters.appends.to_be_bytes());
             out.extend_from_slice(&self.counters.writes.to_be_bytes());
             out.extend_from_slice(&self.clock_ms.to_be_bytes());
+            if let Some(watermark_ms) = self.watermark_ms {
+                out.extend_from_slice(&watermark_ms.to_be_bytes());
+            }
         });
     }
 
     fn parse(record: &[u8]) -> Option<Self> {
         let (format, rest) = record.split_first()?;
-        let fields: &[u8; 24] = rest.try_into().ok().filter(|_| *format == FORMAT)?;
-        let field = |at: usize| fields[at..at + 8].try_into().map(u64::from_be_bytes).ok();
-        Some(Self { counters: Counters { appends: field(0)?, writes: field(8)? }, clock_ms: field(16)?.cast_signed() })
+        if *format != FORMAT || !matches!(rest.len(), 24 | 32) {
+            return None;
+        }
+        let field = |at: usize| rest.get(at..at + 8)?.try_into().map(u64::from_be_bytes).ok();
+        Some(Self {
+            counters: Counters { appends: field(0)?, writes: field(8)? },
+            clock_ms: field(16)?.cast_signed(),
+            watermark_ms: field(24).map(u64::cast_signed).filter(|_| !seeded::is(Bug::ExpiredBackByRestore)),
+        })
     }
 }
 
@@ -51,6 +67,19 @@ pub fn lane_key(lane: LaneId) -> [u8; 17] {
     let mut key = [b'l'; 17];
     key[1..].copy_from_slice(&lane.0);
     key
+}
+
+/// The key of the verdicts of a batch.
+pub fn verdict_key(lane: LaneId, seq: u64) -> [u8; 25] {
+    let mut key = [b'v'; 25];
+    key[1..17].copy_from_slice(&lane.0);
+    key[17..].copy_from_slice(&seq.to_be_bytes());
+    key
+}
+
+fn parse_verdict_key(key: &[u8]) -> Option<(LaneId, u64)> {
+    let (lane, seq) = key.get(1..)?.split_at_checked(16)?;
+    Some((LaneId::from_slice(lane)?, u64::from_be_bytes(seq.try_into().ok()?)))
 }
 
 /// Reads everything of the shard's table.
@@ -64,7 +93,10 @@ pub fn load(
     backend.scan(TableId::SHARD, b"", b"\xff", &mut |key, value| {
         let read = match key.first() {
             Some(b'l') => v1::LaneRecord::decode(value).ok().and_then(|record| lanes.load(&record)),
-            Some(b'r') => requests::parse(key, value).map(|(id, at_ms)| requests.applied(id, at_ms)),
+            Some(b'r') => {
+                requests::parse(key, value).map(|(id, at_ms, verdicts)| requests.applied(id, at_ms, verdicts))
+            }
+            Some(b'v') => parse_verdict_key(key).map(|(lane, seq)| lanes.load_verdicts(lane, seq, value)),
             Some(b'c') => Meta::parse(value).map(|read| *meta = read),
             _ => None,
         };

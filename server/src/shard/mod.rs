@@ -23,6 +23,7 @@ pub mod requests;
 pub mod snapshot;
 pub mod states;
 pub mod thread;
+pub mod ttl;
 
 use std::{path::PathBuf, sync::Arc};
 

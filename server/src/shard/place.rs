@@ -1,15 +1,31 @@
 //! Where an operation goes: its state and its key group, checked against the shard and the job's limits.
 //! Pure.
 
-use forebay_proto::{key_group::KeyGroup, packed::Op, reason::Refused, v1::ErrorReason as Reason};
+use forebay_proto::{
+    key_group::KeyGroup,
+    packed::Op,
+    reason::Refused,
+    v1::{ErrorReason as Reason, StateKind},
+};
 
-use super::{core::Identity, key, ops::Placed, states::States};
+use super::{
+    core::Identity,
+    key,
+    ops::Placed,
+    states::{State, States},
+};
 
 /// Checks an operation's parts and finds its state and key group.
 pub fn place<'a>(identity: &Identity, states: &'a States, op: Op<'a>) -> Result<Placed<'a>, Refused> {
     let state = states.get(op.state_id)?;
     check_part("key", op.key)?;
-    if op.key.is_empty() {
+    if state.kind() == StateKind::SortedSet {
+        if !op.key.is_empty() || !op.namespace.is_empty() {
+            let message =
+                format!("state {:?} is a sorted set: it is addressed by key group, without a key", state.name());
+            return Err(Refused::new(Reason::FieldInvalid, message));
+        }
+    } else if op.key.is_empty() {
         return Err(Refused::new(Reason::KeyEmpty, "the key is empty: 1 to 65535 bytes are allowed"));
     }
     check_part("namespace", op.namespace)?;
@@ -22,14 +38,11 @@ pub fn place<'a>(identity: &Identity, states: &'a States, op: Op<'a>) -> Result<
         );
         return Err(Refused::new(Reason::ValueTooLarge, message));
     }
-    if op.expires_at_ms.is_some() {
-        return Err(Refused::new(Reason::Unsupported, "deadlines are not served by this build"));
-    }
-    let group = key_group(identity, &op)?;
+    let group = key_group(identity, state, &op)?;
     Ok(Placed { op, state, group })
 }
 
-fn key_group(identity: &Identity, op: &Op<'_>) -> Result<KeyGroup, Refused> {
+fn key_group(identity: &Identity, state: &State, op: &Op<'_>) -> Result<KeyGroup, Refused> {
     let max = identity.max_parallelism.get();
     if let Some(named) = op.key_group
         && u32::from(named) >= max
@@ -38,8 +51,14 @@ fn key_group(identity: &Identity, op: &Op<'_>) -> Result<KeyGroup, Refused> {
         return Err(Refused::new(Reason::KeyGroupOutOfRange, message));
     }
     let group = match op.key_group {
-        Some(named) if identity.explicit => KeyGroup::new(named.into(), identity.max_parallelism)
-            .map_err(|error| Refused::new(Reason::KeyGroupOutOfRange, error.to_string()))?,
+        Some(named) if identity.explicit || state.kind() == StateKind::SortedSet => {
+            KeyGroup::new(named.into(), identity.max_parallelism)
+                .map_err(|error| Refused::new(Reason::KeyGroupOutOfRange, error.to_string()))?
+        }
+        None if state.kind() == StateKind::SortedSet => {
+            let message = format!("state {:?} is a sorted set: name the key group", state.name());
+            return Err(Refused::new(Reason::FieldMissing, message));
+        }
         None if identity.explicit => {
             let message = "the job's partitioner is explicit: name the key group of every operation";
             return Err(Refused::new(Reason::FieldMissing, message));

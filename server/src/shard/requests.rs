@@ -12,40 +12,44 @@ pub const ID_BYTES_MAX: usize = 64;
 /// The ids of the last ten minutes.
 #[derive(Debug, Default)]
 pub struct RequestIds {
-    at: HashMap<String, i64>,
+    verdicts: HashMap<String, Vec<u8>>,
     by_time: BTreeMap<(i64, String), ()>,
 }
 
 impl RequestIds {
-    /// True if a write with this id was applied.
-    pub fn known(&self, id: &str) -> bool {
-        self.at.contains_key(id)
+    /// The verdicts of the write with this id, one per operation or none at all; `None` if it was not applied.
+    pub fn applied_with(&self, id: &str) -> Option<&[u8]> {
+        self.verdicts.get(id).map(Vec::as_slice)
     }
 
-    /// Adds an id to a batch, and the removal of those that are too old.
-    pub fn store(&mut self, id: &str, now_ms: i64, writes: &mut Writes) {
-        writes.put(TableId::SHARD, &key(id), |out| out.extend_from_slice(&now_ms.to_be_bytes()));
+    /// Adds an id with its verdicts to a batch, and the removal of those that are too old.
+    pub fn store(&mut self, id: &str, now_ms: i64, verdicts: &[u8], writes: &mut Writes) {
+        writes.put(TableId::SHARD, &key(id), |out| {
+            out.extend_from_slice(&now_ms.to_be_bytes());
+            out.extend_from_slice(verdicts);
+        });
         while let Some(((at_ms, old), ())) = self.by_time.first_key_value() {
             if now_ms.saturating_sub(*at_ms) <= WINDOW_MS {
                 break;
             }
             writes.delete(TableId::SHARD, &key(old));
-            self.at.remove(old);
+            self.verdicts.remove(old);
             self.by_time.pop_first();
         }
     }
 
     /// Counts an id as applied: once it is stored.
-    pub fn applied(&mut self, id: &str, now_ms: i64) {
-        self.at.insert(id.to_owned(), now_ms);
+    pub fn applied(&mut self, id: &str, now_ms: i64, verdicts: &[u8]) {
+        self.verdicts.insert(id.to_owned(), verdicts.to_vec());
         self.by_time.insert((now_ms, id.to_owned()), ());
     }
 }
 
-/// Reads a stored id.
-pub fn parse<'a>(key: &'a [u8], value: &[u8]) -> Option<(&'a str, i64)> {
+/// Reads a stored id: when it was applied, and its verdicts.
+pub fn parse<'a>(key: &'a [u8], value: &'a [u8]) -> Option<(&'a str, i64, &'a [u8])> {
     let id = std::str::from_utf8(key.get(1..)?).ok()?;
-    Some((id, i64::from_be_bytes(value.try_into().ok()?)))
+    let (at_ms, verdicts) = value.split_first_chunk()?;
+    Some((id, i64::from_be_bytes(*at_ms), verdicts))
 }
 
 fn key(id: &str) -> Vec<u8> {
@@ -59,10 +63,10 @@ mod tests {
     #[test]
     fn ids_are_known_for_ten_minutes() {
         let mut requests = RequestIds::default();
-        requests.applied("a", 0);
-        requests.store("b", WINDOW_MS, &mut Writes::default());
-        assert!(requests.known("a"));
-        requests.store("c", WINDOW_MS + 1, &mut Writes::default());
-        assert!(!requests.known("a"));
+        requests.applied("a", 0, &[1]);
+        requests.store("b", WINDOW_MS, &[], &mut Writes::default());
+        assert_eq!(requests.applied_with("a"), Some(&[1][..]));
+        requests.store("c", WINDOW_MS + 1, &[], &mut Writes::default());
+        assert_eq!(requests.applied_with("a"), None);
     }
 }

@@ -1,8 +1,9 @@
-//! The states that a shard knows: numeric id → kind, table and merge function.
+//! The states that a shard knows: numeric id → kind, table, merge function, time to live.
 
 use forebay_proto::{merge::MergeFunction, reason::Refused, v1};
 use v1::{ErrorReason as Reason, StateKind};
 
+use super::ttl::Ttl;
 use crate::storage::{Table, TableId};
 
 /// A registered state as a shard uses it.
@@ -11,9 +12,23 @@ pub struct State {
     table: Table,
     kind: StateKind,
     name: String,
+    ttl: Ttl,
 }
 
 impl State {
+    /// Reads a registered state; `None` if it has no descriptor.
+    pub fn of(registered: &v1::RegisteredState) -> Option<Self> {
+        let descriptor = registered.descriptor.as_ref()?;
+        let folds = matches!(descriptor.kind(), StateKind::Reducing | StateKind::Aggregating);
+        let merge = folds.then(|| MergeFunction::parse(&descriptor.function)).flatten();
+        Some(Self {
+            table: Table { id: TableId(registered.id), merge },
+            kind: descriptor.kind(),
+            name: descriptor.name.clone(),
+            ttl: Ttl::of(descriptor.ttl.as_ref()),
+        })
+    }
+
     /// Its table.
     pub fn table(&self) -> TableId {
         self.table.id
@@ -29,9 +44,14 @@ impl State {
         &self.name
     }
 
-    /// Its merge function, for reducing states.
+    /// Its merge function, for reducing and aggregating states.
     pub fn merge(&self) -> Option<MergeFunction> {
         self.table.merge
+    }
+
+    /// How long its rows live.
+    pub fn ttl(&self) -> &Ttl {
+        &self.ttl
     }
 
     /// Its table with the merge function.
@@ -48,17 +68,13 @@ impl States {
     /// Takes the states of one operator out of a job's registered states.
     pub fn of_operator(registered: &[v1::RegisteredState], operator: &str) -> Self {
         let mut states = Vec::new();
-        for state in registered.iter().filter(|state| state.operator == operator) {
-            let Some(descriptor) = &state.descriptor else { continue };
-            let index = state.id as usize;
+        for registered in registered.iter().filter(|state| state.operator == operator) {
+            let Some(state) = State::of(registered) else { continue };
+            let index = registered.id as usize;
             if states.len() <= index {
                 states.resize(index + 1, None);
             }
-            states[index] = Some(State {
-                table: Table { id: TableId(state.id), merge: MergeFunction::parse(&descriptor.function) },
-                kind: descriptor.kind(),
-                name: descriptor.name.clone(),
-            });
+            states[index] = Some(state);
         }
         Self(states)
     }
@@ -70,5 +86,10 @@ impl States {
             // here is therefore wrong, not early.
             Refused::new(Reason::StateUnknown, format!("state id {id} is not registered for this operator"))
         })
+    }
+
+    /// Returns all states, in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = &State> {
+        self.0.iter().flatten()
     }
 }

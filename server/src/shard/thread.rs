@@ -9,14 +9,13 @@ use std::{
     thread::JoinHandle,
 };
 
-use bytes::Bytes;
 use forebay_proto::{key_group::KeyGroupRange, reason::Refused, v1};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 use v1::ErrorReason as Reason;
 
 use super::{
-    core::{Batch, Core, Done, Moment, Snapshot},
+    core::{Batch, Core, Done, Frozen, Moment, Snapshot},
     gate::{self, Caller, Rights},
     lanes::LaneId,
     states::States,
@@ -38,7 +37,9 @@ enum Message {
     OpenLane { caller: Caller, open: v1::OpenLane, principal: String, reply: Reply<v1::LaneOpened> },
     CloseLane(LaneId),
     Batch { batch: Batch, reply: Reply<Done> },
-    Page { state: u32, after: Vec<u8>, limit: usize, reply: Reply<Vec<(Vec<u8>, Bytes)>> },
+    View { state: u32, committed: bool, reply: Reply<Frozen> },
+    Estimate { state: u32, reply: Reply<u64> },
+    Lose(String),
     Snapshot(v1::BarrierOp),
     Completed(u64),
     AwaitDurable { lane: LaneId, seq: u64, reply: Reply<u64> },
@@ -114,11 +115,23 @@ impl Shard {
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Reads a page of rows.
-    pub async fn page(&self, state: u32, after: Vec<u8>, limit: usize) -> Result<Vec<(Vec<u8>, Bytes)>, Refused> {
+    /// Freezes a state for a reader, as it is now or as of the last completed checkpoint.
+    pub async fn view(&self, state: u32, committed: bool) -> Result<Frozen, Refused> {
         let (reply, answer) = reply();
-        self.send(Message::Page { state, after, limit, reply }).await;
+        self.send(Message::View { state, committed, reply }).await;
         answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Approximate number of rows of a state.
+    pub async fn estimate(&self, state: u32) -> Result<u64, Refused> {
+        let (reply, answer) = reply();
+        self.send(Message::Estimate { state, reply }).await;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Tells that rows of a view could not be read: the shard is lost.
+    pub async fn lose(&self, cause: String) {
+        self.send(Message::Lose(cause)).await;
     }
 
     /// Tells that a checkpoint is complete.
@@ -172,13 +185,15 @@ impl Message {
         match self {
             Self::OpenLane { reply, .. } => reply(Err(stopped())),
             Self::Batch { reply, .. } => reply(Err(stopped())),
-            Self::Page { reply, .. } => reply(Err(stopped())),
+            Self::View { reply, .. } => reply(Err(stopped())),
+            Self::Estimate { reply, .. } => reply(Err(stopped())),
             Self::AwaitDurable { reply, .. } => reply(Err(stopped())),
             Self::CloseLane(_)
             | Self::Snapshot(_)
             | Self::Completed(_)
             | Self::Update { .. }
             | Self::Detach(_)
+            | Self::Lose(_)
             | Self::Stop => {}
         }
     }
@@ -252,9 +267,11 @@ impl Worker {
                     reply(result.and_then(|done| gate::own_right(self.lease.valid_since(self.lapses)).map(|()| done)));
                 }
             }
-            Message::Page { state, after, limit, reply } => {
-                let page = gate::own_right(moment.lease).and_then(|()| self.core.page(state, &after, limit));
-                reply(page);
+            Message::View { state, committed, reply } => {
+                reply(gate::own_right(moment.lease).and_then(|()| self.core.view(state, committed)));
+            }
+            Message::Estimate { state, reply } => {
+                reply(gate::own_right(moment.lease).and_then(|()| self.core.estimate(state)));
             }
             Message::Snapshot(barrier) => {
                 let snapshot = self.core.snapshot(barrier);
@@ -278,6 +295,7 @@ impl Worker {
                 done.send(()).ok();
             }
             Message::Detach(stream) => self.core.detach(stream),
+            Message::Lose(cause) => self.core.lose(cause),
             Message::Stop => {}
         }
     }

@@ -21,6 +21,7 @@ use std::{
     io,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -127,14 +128,8 @@ pub enum Logging {
     Synced,
 }
 
-/// The bytes of one shard. Used by one thread at a time.
-///
-/// A `write` is atomic: after a crash all of it is there or none of it. Reads see every write before
-/// them. Keys of a table are in byte order.
-pub trait Backend: Send {
-    /// Creates a table; one that exists already is left as it is.
-    fn create_table(&mut self, table: Table) -> Result<()>;
-
+/// Rows to be read: a backend as it is now, or as it was at one moment. Keys of a table are in byte order.
+pub trait Read: Send {
     /// Returns a row; an absent key is `None`, never an error.
     fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>>;
 
@@ -145,6 +140,20 @@ pub trait Backend: Send {
 
     /// Visits the rows with `start <= key < end` in order, until the visitor breaks.
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()>;
+}
+
+/// Rows as they were at one moment, which any thread may read.
+pub trait View: Read + Sync {}
+
+impl<T: Read + Sync> View for T {}
+
+/// The bytes of one shard. Used by one thread at a time.
+///
+/// A `write` is atomic: after a crash all of it is there or none of it. Reads see every write before
+/// them.
+pub trait Backend: Read {
+    /// Creates a table; one that exists already is left as it is.
+    fn create_table(&mut self, table: Table) -> Result<()>;
 
     /// Applies a batch in its order. In a table with a merge function every row put or merged carries a
     /// valid header; in one without there are no merges. A batch against these rules is refused whole.
@@ -153,6 +162,20 @@ pub trait Backend: Send {
     /// Freezes the present content, in time that does not depend on its size (but for unlogged RocksDB,
     /// which flushes). Later writes are not in it.
     fn freeze(&mut self) -> Result<Box<dyn Frozen>>;
+
+    /// The present content, to be read while the backend changes. Rows that [`Backend::expire`] has given up
+    /// may be missing from it.
+    fn view(&self) -> Result<Arc<dyn View>>;
+
+    /// Gives up the rows of a table whose deadline is at or before a time: the backend drops them when it
+    /// rewrites them anyway, or never.
+    fn expire(&mut self, table: TableId, until_ms: i64);
+
+    /// Does now what the backend would do some time to keep its files in order.
+    fn compact(&mut self) -> Result<()>;
+
+    /// Approximate number of rows of a table; operands that are not folded yet may count.
+    fn estimate(&self, table: TableId) -> u64;
 
     /// Tables that exist, [`TableId::SHARD`] among them.
     fn tables(&self) -> Vec<TableId>;

@@ -79,6 +79,13 @@ pub fn decode_offset(row: &[u8]) -> Result<(Header, usize), RowError> {
     Ok((header, row.len() - payload.len()))
 }
 
+/// True if the row has a deadline at or before a time; bytes that are no row have none.
+pub fn expired_by(row: &[u8], until_ms: i64) -> bool {
+    // The first byte tells at once of most rows that they never expire.
+    row.first().is_some_and(|first| first & HAS_DEADLINE != 0)
+        && decode(row).is_ok_and(|(header, _)| header.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= until_ms))
+}
+
 fn take_header(rest: &mut &[u8]) -> Result<Header, RowError> {
     let first = *rest.split_off_first().ok_or(RowError::Truncated)?;
     if first & FORMAT_MASK != FORMAT || first & !(FORMAT_MASK | HAS_DEADLINE | HAS_VERSION) != 0 {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{connection::Connection, failure::Failure, output::Answer};
 
-pub use show::{jobs_table, kind, overview, state_json, states_table};
+pub use show::{jobs_table, overview};
 
 /// What to do with jobs.
 #[derive(Debug, Subcommand)]

@@ -1,11 +1,10 @@
 //! How a job is shown.
 
-use forebay_proto::v1::{
-    Access, JobInfo, JobSpec, Operator, RegisteredState, ShardStatus, StateDescriptor, WorkerInfo,
-};
+use forebay_proto::v1::{Access, JobInfo, JobSpec, Operator, RegisteredState, ShardStatus, WorkerInfo};
 use serde_json::{Value as Json, json};
 
 use crate::output::{Answer, columns, duration, facts, moment, plain};
+use crate::state::descriptor::{state_json, states_table};
 
 /// Returns the table of jobs.
 pub fn jobs_table(jobs: &[JobInfo]) -> String {
@@ -88,47 +87,6 @@ pub fn description(job: &JobInfo, states: &[RegisteredState]) -> Answer {
     Answer::new(text, json)
 }
 
-/// Returns the table of states.
-pub fn states_table(states: &[RegisteredState]) -> String {
-    let row = |state: &RegisteredState| {
-        let descriptor = state.descriptor.clone().unwrap_or_default();
-        [
-            state.operator.clone(),
-            descriptor.name.clone(),
-            kind(&descriptor),
-            or_dash(&descriptor.key_codec),
-            or_dash(&descriptor.namespace_codec),
-            or_dash(&descriptor.map_key_codec),
-            or_dash(&descriptor.value_codec),
-            or_dash(&descriptor.function),
-        ]
-    };
-    let heads = ["OPERATOR", "STATE", "KIND", "KEY", "NAMESPACE", "MAP KEY", "VALUE", "FUNCTION"];
-    columns(heads, states.iter().map(row))
-}
-
-/// Returns a state.
-pub fn state_json(state: &RegisteredState) -> Json {
-    let descriptor = state.descriptor.clone().unwrap_or_default();
-    json!({
-        "id": state.id,
-        "operator": state.operator,
-        "name": descriptor.name,
-        "kind": kind(&descriptor),
-        "key_codec": descriptor.key_codec,
-        "namespace_codec": descriptor.namespace_codec,
-        "map_key_codec": descriptor.map_key_codec,
-        "value_codec": descriptor.value_codec,
-        "function": descriptor.function,
-        "version": state.version,
-    })
-}
-
-/// Returns the kind of a state as people type it.
-pub fn kind(descriptor: &StateDescriptor) -> String {
-    plain(descriptor.kind().as_str_name(), "STATE_KIND_")
-}
-
 fn operator_row(operator: &Operator) -> [String; 3] {
     [operator.name.clone(), access(operator).to_owned(), operator.shards.to_string()]
 }
@@ -173,8 +131,4 @@ fn serving(job: &JobInfo) -> String {
 
 fn checkpoint(id: u64) -> String {
     if id == 0 { "-".to_owned() } else { id.to_string() }
-}
-
-fn or_dash(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }

@@ -1,134 +1,76 @@
-//! `forebayctl state`: register states; read and write what is in them.
+//! `forebayctl state`: register states; read and write what is in them. A file per command.
 //!
 //! A command first asks the coordinator for the state's codecs, then calls the server that holds the key.
 
+mod cas;
+mod count;
+mod cursor;
+pub mod descriptor;
+mod get;
+mod merge;
 mod place;
-mod read;
 mod register;
+mod replace;
+mod rows;
 mod scan;
+mod show;
+mod ttl;
 mod write;
 
 use clap::Subcommand;
 use forebay_proto::v1::DescribeJobRequest;
 use serde_json::json;
 
-use crate::{
-    arguments::{StateName, Within},
-    connection::Connection,
-    failure::Failure,
-    job::{state_json, states_table},
-    output::Answer,
-};
+use self::descriptor::{state_json, states_table};
+use crate::{connection::Connection, failure::Failure, output::Answer};
 
 /// What to do with states.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Register a state; the same again changes nothing.
+    /// Register a state; the same again changes nothing, and another TTL is taken over.
     Register(register::Register),
+    /// Replace the TTL or the schema of a registered state.
+    Replace(replace::Replace),
     /// List the states of a job.
     List {
         /// The job.
         job: String,
     },
-    /// Read what is stored under a key.
-    Get {
-        /// Where.
-        #[command(flatten)]
-        state: StateName,
-        /// The key.
-        #[arg(allow_negative_numbers = true)]
-        key: String,
-        /// Only this entry of a map.
-        #[arg(long, value_name = "K", allow_hyphen_values = true)]
-        map_key: Option<String>,
-        /// The rest of the address.
-        #[command(flatten)]
-        within: Within,
-    },
+    /// Read what is stored under a key, or the elements of a sorted set.
+    Get(get::Get),
     /// Replace a value or a whole list, or write an entry of a map.
-    Put {
-        /// Where.
-        #[command(flatten)]
-        state: StateName,
-        /// The key.
-        #[arg(allow_negative_numbers = true)]
-        key: String,
-        /// The value; a list takes several.
-        #[arg(required = true, value_name = "VALUE", allow_negative_numbers = true)]
-        values: Vec<String>,
-        /// The entry of a map.
-        #[arg(long, value_name = "K", allow_hyphen_values = true)]
-        map_key: Option<String>,
-        /// The rest of the address.
-        #[command(flatten)]
-        within: Within,
-    },
-    /// Append elements to a list.
-    Append {
-        /// Where.
-        #[command(flatten)]
-        state: StateName,
-        /// The key.
-        #[arg(allow_negative_numbers = true)]
-        key: String,
-        /// The elements, in order.
-        #[arg(required = true, value_name = "VALUE", allow_negative_numbers = true)]
-        values: Vec<String>,
-        /// The rest of the address.
-        #[command(flatten)]
-        within: Within,
-    },
-    /// Add to a reducing state.
-    Add {
-        /// Where.
-        #[command(flatten)]
-        state: StateName,
-        /// The key.
-        #[arg(allow_negative_numbers = true)]
-        key: String,
-        /// The operand.
-        #[arg(allow_negative_numbers = true)]
-        value: String,
-        /// The rest of the address.
-        #[command(flatten)]
-        within: Within,
-    },
-    /// Remove what is stored under a key, or an entry of a map.
-    Clear {
-        /// Where.
-        #[command(flatten)]
-        state: StateName,
-        /// The key.
-        #[arg(allow_negative_numbers = true)]
-        key: String,
-        /// Only this entry of a map.
-        #[arg(long, value_name = "K", allow_hyphen_values = true)]
-        map_key: Option<String>,
-        /// The rest of the address.
-        #[command(flatten)]
-        within: Within,
-    },
+    Put(write::Put),
+    /// Replace a value if it is as expected; exits with 1 if it is not.
+    Cas(cas::Cas),
+    /// Append elements to a list, or to an entry of a multimap.
+    Append(write::Append),
+    /// Add to a reducing or aggregating state, or to a sorted set.
+    Add(write::Add),
+    /// Remove what is stored under a key, a range of a map, or one entry or element.
+    Clear(write::Clear),
+    /// Merge namespaces of a list, reducing or aggregating state into one.
+    Merge(merge::Merge),
     /// List what a state holds, by key group and key.
     Scan(scan::Scan),
+    /// Count the rows of a state; list elements and map entries count singly.
+    Count(count::Count),
 }
 
 /// Runs a command on states.
 pub async fn run(connection: &Connection, command: Box<Command>) -> Result<Answer, Failure> {
     match *command {
         Command::Register(register) => register.run(connection).await,
+        Command::Replace(replace) => replace.run(connection).await,
         Command::List { job } => list(connection, job).await,
-        Command::Get { state, key, map_key, within } => read::get(connection, &state, &key, map_key, &within).await,
-        Command::Put { state, key, values, map_key, within } => {
-            write::put(connection, &state, &key, &values, map_key, &within).await
-        }
-        Command::Append { state, key, values, within } => {
-            write::append(connection, &state, &key, &values, &within).await
-        }
-        Command::Add { state, key, value, within } => write::add(connection, &state, &key, &value, &within).await,
-        Command::Clear { state, key, map_key, within } => {
-            write::clear(connection, &state, &key, map_key, &within).await
-        }
+        Command::Get(get) => get.run(connection).await,
+        Command::Put(put) => put.run(connection).await,
+        Command::Cas(cas) => cas.run(connection).await,
+        Command::Append(append) => append.run(connection).await,
+        Command::Add(add) => add.run(connection).await,
+        Command::Clear(clear) => clear.run(connection).await,
+        Command::Merge(merge) => merge.run(connection).await,
         Command::Scan(scan) => scan.run(connection).await,
+        Command::Count(count) => count.run(connection).await,
     }
 }
 

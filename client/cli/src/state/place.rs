@@ -1,16 +1,21 @@
 //! A place: a state with its codecs, and an address in it.
+//!
+//! Invariant: sorted sets are addressed by key group and everything else by key; what is typed otherwise is
+//! refused before anything is sent.
 
 use forebay_proto::v1::{
-    Address, DescribeJobRequest, ErrorReason, StateDescriptor, Value, state_service_client::StateServiceClient,
+    Address, DescribeJobRequest, ErrorReason, RegisteredState, StateDescriptor, StateKind, Value,
+    state_service_client::StateServiceClient,
 };
 use serde_json::{Value as Json, json};
 use tonic::{Response, Status, transport::Channel};
 
+use super::descriptor;
 use crate::{
     arguments::{StateName, Within},
-    connection::{Connection, route_of},
+    connection::{Connection, route_of, route_of_group},
     failure::Failure,
-    job, text,
+    text,
 };
 
 /// An address, with the state's codecs.
@@ -19,7 +24,8 @@ pub struct Place<'a> {
     connection: &'a Connection,
     descriptor: StateDescriptor,
     address: Address,
-    key: Vec<u8>,
+    /// The key's bytes; `None` of a sorted set.
+    key: Option<Vec<u8>>,
     typed_key: String,
     typed_namespace: Option<String>,
 }
@@ -29,10 +35,11 @@ impl<'a> Place<'a> {
     pub async fn find(
         connection: &'a Connection,
         state: &StateName,
-        key: &str,
+        key: Option<&str>,
         within: &Within,
     ) -> Result<Self, Failure> {
-        let descriptor = descriptor(connection, state).await?;
+        let descriptor = registered(connection, state).await?.descriptor.unwrap_or_default();
+        check(&descriptor, key, within)?;
         let namespace = within.namespace.as_deref();
         let namespace =
             namespace.map(|typed| text::raw("namespace", &descriptor.namespace_codec, typed)).transpose()?;
@@ -40,18 +47,23 @@ impl<'a> Place<'a> {
             job: state.job.clone(),
             operator: state.operator.clone(),
             state: state.name.clone(),
-            key: Some(text::raw("key", &descriptor.key_codec, key)?),
+            key: key.map(|typed| text::raw("key", &descriptor.key_codec, typed)).transpose()?,
             namespace,
             key_group: within.key_group,
         };
-        let raw = text::read("key", &descriptor.key_codec, key)?;
-        let typed_namespace = within.namespace.clone();
-        Ok(Self { connection, descriptor, address, key: raw, typed_key: key.to_owned(), typed_namespace })
+        let raw = key.map(|typed| text::read("key", &descriptor.key_codec, typed)).transpose()?;
+        let (typed_key, typed_namespace) = (key.unwrap_or_default().to_owned(), within.namespace.clone());
+        Ok(Self { connection, descriptor, address, key: raw, typed_key, typed_namespace })
     }
 
     /// The state.
     pub fn descriptor(&self) -> &StateDescriptor {
         &self.descriptor
+    }
+
+    /// The state's kind.
+    pub fn kind(&self) -> StateKind {
+        self.descriptor.kind()
     }
 
     /// The address as it goes over the wire.
@@ -69,9 +81,27 @@ impl<'a> Place<'a> {
         typed.iter().map(|typed| self.value(typed)).collect()
     }
 
-    /// Reads a map key by the state's codec.
+    /// Reads a map key by the state's codec; of a sorted set, an element.
     pub fn map_key(&self, typed: &str) -> Result<Value, Failure> {
-        text::raw("map key", &self.descriptor.map_key_codec, typed)
+        match self.kind() {
+            StateKind::SortedSet => text::raw("element", &self.descriptor.value_codec, typed),
+            _ => text::raw("map key", &self.descriptor.map_key_codec, typed),
+        }
+    }
+
+    /// Reads a map key that may not have been given.
+    pub fn bound(&self, typed: Option<&str>) -> Result<Option<Value>, Failure> {
+        typed.map(|typed| self.map_key(typed)).transpose()
+    }
+
+    /// Reads what `min_by` and `max_by` compare.
+    pub fn by(&self, typed: &str) -> Result<Value, Failure> {
+        text::raw("by", &self.descriptor.map_key_codec, typed)
+    }
+
+    /// Reads namespaces by the state's codec.
+    pub fn namespaces(&self, typed: &[String]) -> Result<Vec<Value>, Failure> {
+        typed.iter().map(|typed| text::raw("namespace", &self.descriptor.namespace_codec, typed)).collect()
     }
 
     /// Calls the server that holds the key. The call must be safe to repeat.
@@ -80,31 +110,43 @@ impl<'a> Place<'a> {
         call: impl AsyncFn(StateServiceClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
         let Address { job, operator, key_group, .. } = &self.address;
-        let choose = |routing: &_| route_of(routing, operator, &self.key, *key_group);
+        let choose = |routing: &_| match &self.key {
+            Some(key) => route_of(routing, operator, key, *key_group),
+            None => route_of_group(routing, operator, key_group.unwrap_or_default()),
+        };
         self.connection.call_shard(job, choose, async |state| Ok(call(state).await?.into_inner())).await
     }
 
     /// Returns the address as it was typed, as the start of a JSON answer.
     pub fn json(&self) -> Json {
-        json!({
+        let mut json = json!({
             "job": self.address.job,
             "operator": self.address.operator,
             "state": self.address.state,
-            "kind": job::kind(&self.descriptor),
-            "key": self.typed_key,
-            "namespace": self.typed_namespace.clone().unwrap_or_default(),
-        })
+            "kind": descriptor::kind(&self.descriptor),
+        });
+        if self.key.is_some() {
+            json["key"] = self.typed_key.as_str().into();
+            json["namespace"] = self.typed_namespace.clone().unwrap_or_default().into();
+        } else {
+            json["key_group"] = self.address.key_group.into();
+        }
+        json
     }
 
     /// Returns the address as people say it.
     pub fn name(&self) -> String {
+        let state = &self.address.state;
+        if self.key.is_none() {
+            return format!("{state} of key group {}", self.address.key_group.unwrap_or_default());
+        }
         let namespace = self.typed_namespace.as_ref().map(|typed| format!(" in {typed}")).unwrap_or_default();
-        format!("{} of {}{namespace}", self.address.state, self.typed_key)
+        format!("{state} of {}{namespace}", self.typed_key)
     }
 }
 
-/// Finds the descriptor of a state.
-pub async fn descriptor(connection: &Connection, state: &StateName) -> Result<StateDescriptor, Failure> {
+/// Finds a state among those of its job.
+pub async fn registered(connection: &Connection, state: &StateName) -> Result<RegisteredState, Failure> {
     let StateName { job, operator, name } = state;
     let request = DescribeJobRequest { job: job.clone() };
     let known = connection.call(async |mut coordinator| coordinator.describe_job(request.clone()).await).await?;
@@ -113,10 +155,57 @@ pub async fn descriptor(connection: &Connection, state: &StateName) -> Result<St
         let message = format!("job {job:?} has no operator {operator:?}");
         return Err(Failure::refused(ErrorReason::OperatorUnknown, message));
     }
-    let mut descriptors =
-        known.states.into_iter().filter(|known| known.operator == *operator).filter_map(|known| known.descriptor);
-    descriptors.find(|descriptor| descriptor.name == *name).ok_or_else(|| {
+    let mut states = known.states.into_iter().filter(|known| known.operator == *operator);
+    let named = |state: &RegisteredState| state.descriptor.as_ref().is_some_and(|known| known.name == *name);
+    states.find(named).ok_or_else(|| {
         let message = format!("operator {operator:?} of job {job:?} has no state {name:?}");
         Failure::refused(ErrorReason::StateUnknown, message)
     })
+}
+
+/// Refuses an address that is not of the state's kind.
+fn check(descriptor: &StateDescriptor, key: Option<&str>, within: &Within) -> Result<(), Failure> {
+    let name = &descriptor.name;
+    let (reason, message) = match (descriptor.kind(), key) {
+        (StateKind::SortedSet, Some(_)) => {
+            (ErrorReason::FieldInvalid, format!("state {name:?} is a sorted set: it has no key, name the --key-group"))
+        }
+        (StateKind::SortedSet, None) if within.namespace.is_some() => {
+            (ErrorReason::FieldInvalid, format!("state {name:?} is a sorted set: it has no namespaces"))
+        }
+        (StateKind::SortedSet, None) if within.key_group.is_none() => {
+            (ErrorReason::FieldMissing, format!("state {name:?} is a sorted set: name the --key-group"))
+        }
+        (StateKind::SortedSet, None) | (_, Some(_)) => return Ok(()),
+        (_, None) => {
+            let kind = descriptor::kind(descriptor);
+            (ErrorReason::FieldMissing, format!("the key is missing: state {name:?} is of kind {kind}"))
+        }
+    };
+    Err(Failure::usage(reason, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(kind: StateKind, key: Option<&str>, namespace: Option<&str>, key_group: Option<u32>) -> Option<String> {
+        let descriptor = StateDescriptor { name: "s".into(), kind: kind.into(), ..StateDescriptor::default() };
+        let within = Within { namespace: namespace.map(str::to_owned), key_group };
+        check(&descriptor, key, &within).err().map(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn a_sorted_set_is_addressed_by_key_group_and_the_rest_by_key() {
+        assert_eq!(refused(StateKind::SortedSet, None, None, Some(0)), None);
+        assert_eq!(refused(StateKind::Value, Some("k"), Some("n"), None), None);
+        for (wrong, part) in [
+            (refused(StateKind::SortedSet, None, None, None), "name the --key-group (FIELD_MISSING)"),
+            (refused(StateKind::SortedSet, Some("k"), None, Some(0)), "has no key"),
+            (refused(StateKind::SortedSet, None, Some("n"), Some(0)), "has no namespaces"),
+            (refused(StateKind::List, None, None, None), "the key is missing"),
+        ] {
+            assert!(wrong.as_ref().is_some_and(|message| message.contains(part)), "{part}: {wrong:?}");
+        }
+    }
 }

@@ -1,4 +1,7 @@
-//! `forebayctl state register`.
+//! `forebayctl state register`: what of the kinds, codecs, functions and TTLs belongs together is decided here as
+//! far as it can be said without asking the cluster.
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use forebay_proto::{
@@ -7,35 +10,44 @@ use forebay_proto::{
     v1::{ErrorReason, RegisterStatesRequest, StateDescriptor, StateKind},
 };
 
-use crate::{arguments::StateName, connection::Connection, failure::Failure, job::state_json, output::Answer};
+use super::{descriptor::state_json, ttl::TtlFlags};
+use crate::{arguments::StateName, connection::Connection, failure::Failure, output::Answer};
 
-const CODECS: &str = "Codecs: bytes utf8 i64 u64 f64 bool json msgpack protobuf:MESSAGE
-Functions: sum_i64 sum_f64 min_i64 min_f64 max_i64 max_f64 count bit_or bit_and bit_xor";
+/// The codec of keys, map keys and values where none is named.
+const TEXT: &str = "utf8";
 
 /// A state to register.
 #[derive(Debug, Args)]
-#[command(after_help = CODECS)]
+#[command(after_help = codecs_and_functions())]
 pub struct Register {
     #[command(flatten)]
     state: StateName,
     /// What the state holds.
     #[arg(long)]
     kind: Kind,
-    /// Codec of keys.
-    #[arg(long, value_name = "CODEC", default_value = "utf8")]
-    key_codec: String,
-    /// Codec of namespaces.
-    #[arg(long, value_name = "CODEC", default_value = "utf8")]
-    namespace_codec: String,
-    /// Codec of map keys; for maps [default: utf8].
+    /// Codec of keys [default: utf8; of sorted sets: none].
     #[arg(long, value_name = "CODEC")]
+    key_codec: Option<String>,
+    /// Codec of namespaces [default: utf8; of sorted sets: none].
+    #[arg(long, value_name = "CODEC")]
+    namespace_codec: Option<String>,
+    /// Codec of map keys [default: utf8], or of what min_by and max_by compare [default: i64].
+    #[arg(long, visible_alias = "by-codec", value_name = "CODEC")]
     map_key_codec: Option<String>,
-    /// Codec of values, elements or results [default: utf8, or the function's].
+    /// Codec of values, elements or operands [default: utf8, or the function's].
     #[arg(long, value_name = "CODEC")]
     value_codec: Option<String>,
-    /// Merge function; for reducing states.
-    #[arg(long, value_name = "NAME", required_if_eq("kind", "reducing"))]
+    /// Merge function; for reducing and aggregating states.
+    #[arg(long, value_name = "NAME", required_if_eq_any([("kind", "reducing"), ("kind", "aggregating")]))]
     function: Option<String>,
+    #[command(flatten)]
+    ttl: TtlFlags,
+    /// A file with the schema of the values, which is opaque to Forebay.
+    #[arg(long, value_name = "FILE", requires = "schema_version")]
+    schema: Option<PathBuf>,
+    /// Version of the schema, counted by you.
+    #[arg(long, value_name = "N")]
+    schema_version: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,7 +55,10 @@ enum Kind {
     Value,
     List,
     Map,
+    Multimap,
     Reducing,
+    Aggregating,
+    SortedSet,
 }
 
 impl Register {
@@ -60,17 +75,24 @@ impl Register {
 
     fn descriptor(self) -> Result<StateDescriptor, Failure> {
         let refuse = |message| Err(Failure::usage(ErrorReason::FieldInvalid, message));
-        if self.kind != Kind::Map && self.map_key_codec.is_some() {
-            return refuse("--map-key-codec is for --kind map".to_owned());
-        }
-        if self.kind != Kind::Reducing && self.function.is_some() {
-            return refuse("--function is for --kind reducing".to_owned());
+        if !matches!(self.kind, Kind::Reducing | Kind::Aggregating) && self.function.is_some() {
+            return refuse("--function is for --kind reducing and aggregating".to_owned());
         }
         let function = self.function.unwrap_or_default();
-        let map_key_codec = (self.kind == Kind::Map).then(|| self.map_key_codec.unwrap_or_else(|| "utf8".to_owned()));
-        let map_key_codec = map_key_codec.unwrap_or_default();
-        let value_codec = self.value_codec.unwrap_or_else(|| codec_of(&function).to_owned());
-        for codec in [&self.key_codec, &self.namespace_codec, &map_key_codec, &value_codec] {
+        let map_key_codec = match (self.kind, MergeFunction::parse(&function)) {
+            (Kind::Map | Kind::Multimap, _) => TEXT,
+            (_, Some(MergeFunction::MinBy | MergeFunction::MaxBy)) => "i64",
+            _ if self.map_key_codec.is_some() => {
+                return refuse("--map-key-codec is for --kind map and multimap, and for min_by and max_by".to_owned());
+            }
+            _ => "",
+        };
+        let key_codec = if self.kind == Kind::SortedSet { "" } else { TEXT };
+        let or = |named: Option<String>, codec: &str| named.unwrap_or_else(|| codec.to_owned());
+        let (key_codec, namespace_codec) = (or(self.key_codec, key_codec), or(self.namespace_codec, key_codec));
+        let map_key_codec = or(self.map_key_codec, map_key_codec);
+        let value_codec = or(self.value_codec, codec_of(&function));
+        for codec in [&key_codec, &namespace_codec, &map_key_codec, &value_codec] {
             if CodecName::parse(codec).is_none() {
                 return refuse(format!("codec {codec:?} is unknown; `forebayctl state register --help` lists them"));
             }
@@ -79,29 +101,44 @@ impl Register {
             Kind::Value => StateKind::Value,
             Kind::List => StateKind::List,
             Kind::Map => StateKind::Map,
+            Kind::Multimap => StateKind::Multimap,
             Kind::Reducing => StateKind::Reducing,
+            Kind::Aggregating => StateKind::Aggregating,
+            Kind::SortedSet => StateKind::SortedSet,
         };
         Ok(StateDescriptor {
             name: self.state.name,
             kind: kind.into(),
-            key_codec: self.key_codec,
-            namespace_codec: self.namespace_codec,
+            key_codec,
+            namespace_codec,
             map_key_codec,
             value_codec,
             function,
-            ..StateDescriptor::default()
+            ttl: self.ttl.config(None),
+            schema: self.schema.as_deref().map(schema).transpose()?.unwrap_or_default().into(),
+            schema_version: self.schema_version.unwrap_or_default(),
         })
     }
 }
 
-/// Returns the codec of a function's results; text where there is no function that we know.
+/// Returns the value codec that a function needs; text where it may have any, or is none that we know.
 fn codec_of(function: &str) -> &'static str {
-    match MergeFunction::parse(function) {
-        Some(MergeFunction::SumI64 | MergeFunction::MinI64 | MergeFunction::MaxI64 | MergeFunction::Count) => "i64",
-        Some(MergeFunction::SumF64 | MergeFunction::MinF64 | MergeFunction::MaxF64) => "f64",
-        Some(MergeFunction::BitOr | MergeFunction::BitAnd | MergeFunction::BitXor) => "u64",
-        None => "utf8",
-    }
+    MergeFunction::parse(function).and_then(MergeFunction::value_codec).unwrap_or(TEXT)
+}
+
+/// Reads a schema.
+pub fn schema(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::Local(format!("cannot read {}: {error}", path.display())))
+}
+
+fn codecs_and_functions() -> String {
+    let of = |kind| {
+        let functions = MergeFunction::ALL.iter().filter(|function| function.kind() == kind);
+        functions.map(|function| function.name()).collect::<Vec<_>>().join(" ")
+    };
+    let mut help = "Codecs: bytes utf8 i64 u64 f64 bool json msgpack protobuf:MESSAGE\n".to_owned();
+    help += &format!("Functions of reducing states: {}\n", of(StateKind::Reducing));
+    help + &format!("Functions of aggregating states: {} (10 stands for 1 to 1000)", of(StateKind::Aggregating))
 }
 
 #[cfg(test)]
@@ -132,6 +169,25 @@ mod tests {
         for (function, codec) in [("sum_i64", "i64"), ("max_f64", "f64"), ("bit_or", "u64"), ("count", "i64")] {
             assert_eq!(descriptor(&["reducing", "--function", function]).unwrap().value_codec, codec);
         }
+        let by = descriptor(&["aggregating", "--function", "max_by"]).unwrap();
+        assert_eq!((by.map_key_codec.as_str(), by.value_codec.as_str()), ("i64", "utf8"));
+        let by = descriptor(&["aggregating", "--function", "min_by", "--by-codec", "f64"]).unwrap();
+        assert_eq!((by.kind(), by.map_key_codec.as_str()), (StateKind::Aggregating, "f64"));
+        let set = descriptor(&["sorted-set", "--value-codec", "i64"]).unwrap();
+        assert_eq!((set.kind(), set.key_codec.as_str(), set.value_codec.as_str()), (StateKind::SortedSet, "", "i64"));
+    }
+
+    #[test]
+    fn every_function_is_told_of() {
+        let help = codecs_and_functions();
+        assert!(MergeFunction::ALL.iter().all(|function| help.contains(&*function.name())), "{help}");
+    }
+
+    #[test]
+    fn a_ttl_and_a_schema_version_may_be_named() {
+        let dated = descriptor(&["multimap", "--ttl", "90s", "--schema-version", "2"]).unwrap();
+        assert_eq!((dated.map_key_codec.as_str(), dated.schema_version), ("utf8", 2));
+        assert_eq!(dated.ttl.and_then(|ttl| ttl.ttl).map(|ttl| ttl.seconds), Some(90));
     }
 
     #[test]
@@ -142,6 +198,11 @@ mod tests {
             &["list", "--map-key-codec", "utf8"],
             &["value", "--value-codec", "int"],
             &["set"],
+            &["aggregating"],
+            &["aggregating", "--function", "avg", "--by-codec", "i64"],
+            &["value", "--ttl-update", "write"],
+            &["value", "--schema", "/nowhere"],
+            &["value", "--schema", "/nowhere", "--schema-version", "1"],
         ] {
             assert!(descriptor(wrong).is_err(), "{wrong:?}");
         }

@@ -1,5 +1,7 @@
 //! Addresses: where something is stored, and the one byte string that the cache finds it by.
 
+use forebay_proto::{packed::Op, v1::OpKind};
+
 /// Where something is stored, and which shard holds it.
 #[derive(Debug, Clone, Copy)]
 pub struct At<'a> {
@@ -13,6 +15,14 @@ pub struct At<'a> {
     pub shard: usize,
     /// The key group, where the job's partitioner wants it named.
     pub key_group: Option<u16>,
+}
+
+impl<'a> At<'a> {
+    /// Makes an operation at the address.
+    pub fn op(&self, kind: OpKind) -> Op<'a> {
+        let op = Op { key_group: self.key_group, ..Op::new(kind, self.state, self.key) };
+        op.with_namespace(self.namespace)
+    }
 }
 
 /// Writes `state · length of the key · key · namespace`.

@@ -3,7 +3,13 @@
 use forebay_proto::{codec::Codec, codec::I64, packed::Ops, packed_list, v1::OpKind};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+mod kinds;
+
+use std::collections::BTreeMap;
+
 use super::*;
+use bytes::Bytes;
+use forebay_proto::merge::MergeFunction;
 
 const LIMITS: BatchLimits = BatchLimits { ops_max: 100, bytes: 1 << 20 };
 const VALUES: u32 = 1;
@@ -205,10 +211,19 @@ impl Stored {
                 OpKind::MapPut => drop(self.maps.entry(key).or_default().insert(op.map_key.to_vec(), value)),
                 OpKind::MapRemove => drop(self.maps.entry(key).or_default().remove(op.map_key)),
                 OpKind::MapClear => drop(self.maps.remove(&key)),
+                OpKind::MapClearRange => self.clear_range(&key, op.map_key, op.value),
                 OpKind::ReducingAdd => self.add(key, op.value),
                 OpKind::ReducingClear => drop(self.sums.remove(&key)),
                 other => panic!("{other:?}"),
             }
+        }
+        self.maps.retain(|_, map| !map.is_empty());
+    }
+
+    fn clear_range(&mut self, key: &[u8], start: &[u8], end: &[u8]) {
+        let kept = |map_key: &Vec<u8>| map_key.as_slice() < start || (!end.is_empty() && map_key.as_slice() >= end);
+        if let Some(map) = self.maps.get_mut(key) {
+            map.retain(|map_key, _| kept(map_key));
         }
         self.maps.retain(|_, map| !map.is_empty());
     }
@@ -230,7 +245,7 @@ fn run(seed: u64) {
         let key = vec![random.random_range(0..6_u8)];
         let value = || bytes(&format!("v{step}"));
         let sub = bytes(["p", "q", "r"][random.random_range(0..3)]);
-        match random.random_range(0..14) {
+        match random.random_range(0..17) {
             0 => {
                 cache.value_put(at(VALUES, &key), Some(value()), step);
                 model.values.insert(key, value().into());
@@ -309,6 +324,18 @@ fn run(seed: u64) {
                     stored.apply(&ops);
                 }
             }
+            13 => {
+                let end = if random.random() { bytes("r") } else { Bytes::new() };
+                cache.map_clear_range(at(MAPS, &key), sub.clone(), end.clone(), step);
+                model.clear_range(&key, &sub, &end);
+            }
+            14 => {
+                let state = random.random_range(1..=4);
+                let unsent = cache.take_unsent_of(&[at(state, &key)], LIMITS);
+                assert_eq!(unsent.blocked && unsent.batches.is_empty(), unsent.blocked, "seed {seed}");
+                unsent.batches.iter().for_each(|(_, ops)| stored.apply(ops));
+            }
+            15 => cache.forget_known(at(random.random_range(1..=4), &key)),
             _ => check(&mut cache, &model, seed),
         }
     }

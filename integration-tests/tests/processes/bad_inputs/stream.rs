@@ -109,7 +109,7 @@ async fn a_wrong_batch_is_refused_by_name_and_changes_nothing() {
             with(Op { state_id: legs, ..put }),
         ),
         (
-            wanted("operand of 3 bytes", invalid, FieldInvalid, "3 bytes, sum_i64 takes 8"),
+            wanted("operand of 3 bytes", invalid, FieldInvalid, "3 bytes: sum_i64 takes 8"),
             with(Op::new(OpKind::ReducingAdd, delay, key.as_bytes()).with_value(b"abc")),
         ),
         (
@@ -123,10 +123,7 @@ async fn a_wrong_batch_is_refused_by_name_and_changes_nothing() {
         ),
         (wanted("kind 200", invalid, Malformed, "kind 200"), columns(|ops| ops.kinds = Bytes::from_static(&[200]))),
         (wanted("kind 0", invalid, Malformed, "kind 0"), columns(|ops| ops.kinds = Bytes::from_static(&[0]))),
-        (
-            wanted("kind not served", Code::Unimplemented, Unsupported, "VALUE_CAS"),
-            with(Op { kind: OpKind::ValueCas, ..put }),
-        ),
+        (wanted("broken compare-and-set", invalid, Malformed, "ops[0]"), with(Op { kind: OpKind::ValueCas, ..put })),
         (wanted("arena cut short", invalid, Malformed, "arena has"), columns(|ops| ops.arena.truncate(1))),
         (
             wanted("column too long", invalid, Malformed, "column state_ids has 2 entries"),
@@ -150,9 +147,8 @@ async fn a_wrong_batch_is_refused_by_name_and_changes_nothing() {
             wanted("durability checkpoint", Code::FailedPrecondition, SettingsConflict, "AwaitDurable"),
             Box::new(|batch| batch.set_durability(v1::Durability::Checkpoint)),
         ),
-        (wanted("deadline", Code::Unimplemented, Unsupported, "deadlines"), with(put.with_expires_at_ms(1))),
         (
-            wanted("watermark", Code::Unimplemented, Unsupported, "watermarks"),
+            wanted("watermark of a shared operator", invalid, FieldInvalid, "watermark"),
             Box::new(|batch| batch.watermark_ms = Some(1)),
         ),
         (

@@ -3,6 +3,8 @@
 mod checkpoints;
 mod ctl;
 mod jobs;
+mod kinds;
+mod reads;
 mod states;
 mod wrong;
 

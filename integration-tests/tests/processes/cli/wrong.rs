@@ -8,6 +8,9 @@ async fn what_the_cluster_refuses_exits_with_1() {
     ctl.text(&["state", "register", "shop", "carts", "name", "--kind", "value"]).await;
     ctl.text(&["state", "register", "shop", "carts", "legs", "--kind", "list"]).await;
     ctl.text(&["state", "register", "shop", "stats", "name", "--kind", "value"]).await;
+    ctl.text(&["state", "register", "shop", "carts", "timers", "--kind", "sorted-set"]).await;
+    ctl.text(&["state", "register", "shop", "carts", "mean", "--kind", "aggregating", "--function", "avg"]).await;
+    ctl.text(&["state", "register", "shop", "carts", "last", "--kind", "aggregating", "--function", "max_by"]).await;
     let long = "k".repeat(65_536);
     for (line, reason) in [
         ("job describe nope", "JOB_UNKNOWN"),
@@ -29,6 +32,25 @@ async fn what_the_cluster_refuses_exits_with_1() {
         ("state add shop carts name ada x", "WRONG_KIND"),
         ("state put shop carts legs ada x --map-key k", "WRONG_KIND"),
         ("state get shop carts name ada --map-key k", "WRONG_KIND"),
+        ("state cas shop carts legs ada x --absent", "WRONG_KIND"),
+        ("state append shop carts legs ada x --map-key k", "WRONG_KIND"),
+        ("state merge shop carts name ada may --into june", "WRONG_KIND"),
+        ("state clear shop carts legs ada --from a --to b", "WRONG_KIND"),
+        ("state clear shop carts timers --key-group 3", "WRONG_KIND"),
+        ("state add shop carts timers x --key-group 128", "KEY_GROUP_OUT_OF_RANGE"),
+        ("state add shop carts mean ada 1 --by 1", "FIELD_INVALID"),
+        ("state add shop carts last ada x", "FIELD_MISSING"),
+        ("state register shop carts r --kind reducing --function avg", "FIELD_INVALID"),
+        ("state register shop carts r --kind aggregating --function top_k(0)", "FIELD_INVALID"),
+        ("state register shop carts r --kind value --ttl 1h --ttl-clock event", "TTL_INVALID"),
+        ("state register shop carts r --kind value --ttl 0s", "TTL_INVALID"),
+        ("state replace shop carts name --version 2 --ttl 1h", "SETTINGS_CONFLICT"),
+        ("state replace shop carts nope --version 1 --ttl 1h", "STATE_UNKNOWN"),
+        ("state count shop carts nope", "STATE_UNKNOWN"),
+        ("state get shop carts legs ada --page 00", "PAGE_TOKEN_INVALID"),
+        ("state scan shop carts legs --page ffff", "PAGE_TOKEN_INVALID"),
+        ("state scan shop carts legs --page 000000", "PAGE_TOKEN_INVALID"),
+        ("state get shop carts name ada --committed", "CHECKPOINT_UNKNOWN"),
         ("state get shop carts name hex:", "KEY_EMPTY"),
         ("state get shop carts name ada --key-group 3", "KEY_GROUP_MISMATCH"),
         (&format!("state put shop carts name {long} x"), "KEY_TOO_LONG"),
@@ -53,6 +75,8 @@ async fn a_wrong_command_line_exits_with_2() {
     let ctl = Ctl::with_shop().await;
     ctl.text(&["state", "register", "shop", "carts", "sum", "--kind", "reducing", "--function", "sum_i64"]).await;
     ctl.text(&["state", "register", "shop", "carts", "map", "--kind", "map"]).await;
+    ctl.text(&["state", "register", "shop", "carts", "tags", "--kind", "multimap"]).await;
+    ctl.text(&["state", "register", "shop", "carts", "timers", "--kind", "sorted-set"]).await;
     let message = ctl.refuses(&["job", "delete", "shop"], 2, "FIELD_MISSING").await;
     assert!(message.contains("--yes"), "{message}");
     for (line, reason) in [
@@ -60,6 +84,17 @@ async fn a_wrong_command_line_exits_with_2() {
         ("state add shop carts sum hex:0 1", "FIELD_INVALID"),
         ("state put shop carts map ada x", "FIELD_MISSING"),
         ("state put shop carts map ada x y --map-key k", "FIELD_INVALID"),
+        ("state append shop carts tags ada x", "FIELD_MISSING"),
+        ("state add shop carts sum 1", "FIELD_MISSING"),
+        ("state get shop carts sum", "FIELD_MISSING"),
+        ("state get shop carts timers", "FIELD_MISSING"),
+        ("state get shop carts timers ada --key-group 3", "FIELD_INVALID"),
+        ("state get shop carts timers --key-group 3 --window may", "FIELD_INVALID"),
+        ("state scan shop carts timers --keys", "FIELD_INVALID"),
+        ("state get shop carts sum ada --from a", "FIELD_INVALID"),
+        ("state get shop carts sum ada --limit 3", "FIELD_INVALID"),
+        ("state replace shop carts sum --version 1", "FIELD_MISSING"),
+        ("state register shop carts x --kind value --by-codec i64", "FIELD_INVALID"),
         ("state register shop carts x --kind value --value-codec int", "FIELD_INVALID"),
         ("state register shop carts x --kind value --function sum_i64", "FIELD_INVALID"),
         ("status --server https://127.0.0.1:1", "FIELD_INVALID"),
@@ -79,7 +114,19 @@ async fn a_wrong_command_line_exits_with_2() {
         "job list --output yaml",
         "state register shop carts r --kind reducing",
         "state register shop carts r --kind set",
+        "state register shop carts r --kind aggregating",
+        "state register shop carts r --kind value --ttl-update write",
+        "state register shop carts r --kind value --ttl soon",
+        "state replace shop carts sum --ttl 1h",
+        "state replace shop carts sum --version 1 --ttl 1h --no-ttl",
         "state put shop carts name ada",
+        "state put shop carts name ada x --expires-at tomorrow",
+        "state cas shop carts name ada x",
+        "state cas shop carts name ada x --absent --version 1",
+        "state merge shop carts sum ada may",
+        "state get shop carts map ada --page xyz",
+        "state get shop carts map ada --map-key a --from b",
+        "state scan shop carts map --keys --namespaces",
         "checkpoint describe shop last",
         "completion tcsh",
     ] {

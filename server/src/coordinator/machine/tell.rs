@@ -109,8 +109,11 @@ impl Machine {
         for operator in self.members.operators() {
             let group: Vec<Member> = self.members.group(&operator).cloned().collect();
             let of_operator: Vec<_> = state.iter().filter(|state| state.operator == operator).cloned().collect();
-            for (index, member) in group.iter().enumerate() {
+            // Who holds nothing gets no worker state either: nobody would have that part.
+            let holders = plan::holders(&self.head, &operator);
+            for member in &group {
                 let Some(connection) = member.connection else { continue };
+                let Some(index) = holders.iter().position(|join_id| *join_id == member.join_id) else { continue };
                 let Some(mut assignment) =
                     plan::worker_assignment(&self.head, member, &self.servers, self.granted_version)
                 else {
@@ -118,8 +121,8 @@ impl Machine {
                 };
                 assignment.lease_ms = lease;
                 assignment.index = index as u32;
-                assignment.workers = group.len() as u32;
-                assignment.state = assign::worker_share(&of_operator, index, group.len());
+                assignment.workers = holders.len() as u32;
+                assignment.state = assign::worker_share(&of_operator, index, holders.len());
                 if self.members.told(&operator, &member.worker, &assignment) {
                     actions.push(Action::ToWorker(connection, ToWorker::Assignment(assignment)));
                 }

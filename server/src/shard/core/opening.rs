@@ -58,7 +58,7 @@ impl Core {
     /// Ends a lane.
     pub fn close_lane(&mut self, lane: LaneId) -> Result<(), Refused> {
         let mut writes = Writes::default();
-        writes.delete(TableId::SHARD, &meta::lane_key(lane));
+        self.forget(lane, &mut writes);
         self.store(&writes, v1::Durability::Unspecified)?;
         self.lanes.close(lane);
         Ok(())
@@ -72,7 +72,7 @@ impl Core {
     fn new_lane(&mut self, lane: LaneId, principal: &str, attachment: Attachment) -> Result<(), Refused> {
         let mut writes = Writes::default();
         for expired in self.lanes.expired(self.meta.clock_ms) {
-            writes.delete(TableId::SHARD, &meta::lane_key(expired));
+            self.forget(expired, &mut writes);
             self.lanes.close(expired);
         }
         if self.lanes.len() >= self.identity.max_lanes {
@@ -89,6 +89,13 @@ impl Core {
         self.store(&writes, v1::Durability::Unspecified)?;
         self.lanes.open(lane, principal, attachment, self.meta.clock_ms);
         Ok(())
+    }
+
+    fn forget(&self, lane: LaneId, writes: &mut Writes) {
+        writes.delete(TableId::SHARD, &meta::lane_key(lane));
+        for seq in self.lanes.with_verdicts(lane) {
+            writes.delete(TableId::SHARD, &meta::verdict_key(lane, seq));
+        }
     }
 
     fn attach_lane(&mut self, open: &v1::OpenLane, principal: &str, attachment: Attachment) -> Result<LaneId, Refused> {

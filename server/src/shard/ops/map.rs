@@ -1,82 +1,73 @@
 //! Map states: an entry is a row, so entries come sorted by map key (Flink: MapState).
 
-use std::ops::ControlFlow;
+use forebay_proto::{
+    packed::{AnswersBuilder, Op},
+    reason::Refused,
+    v1::OpKind,
+};
 
-use forebay_proto::{packed::AnswersBuilder, reason::Refused, v1::ErrorReason as Reason};
-
-use super::{ANSWER_BYTES_MAX, State, WriteContext};
+use super::{Rows, State, WriteContext, clear_between, page::Page};
 use crate::{
+    seeded::{self, Bug},
     shard::key,
-    storage::{Backend, row},
+    storage::row,
 };
 
 pub(super) fn get(
-    backend: &dyn Backend,
+    rows: &Rows<'_>,
     state: &State,
     row_key: &mut Vec<u8>,
     map_key: &[u8],
     answers: &mut AnswersBuilder,
 ) -> Result<(), Refused> {
     row_key.extend_from_slice(map_key);
-    super::value::get(backend, state, row_key, answers)
+    super::value::get(rows, state, row_key, answers)
 }
 
 pub(super) fn contains(
-    backend: &dyn Backend,
+    rows: &Rows<'_>,
     state: &State,
     row_key: &mut Vec<u8>,
     map_key: &[u8],
     answers: &mut AnswersBuilder,
 ) -> Result<(), Refused> {
     row_key.extend_from_slice(map_key);
-    match super::get(backend, state, row_key)? {
+    match rows.get(state, row_key)? {
         Some(_) => answers.value(&[], None, None),
         None => answers.absent(),
     }
     Ok(())
 }
 
+/// Reads entries from the operation's map key to its value, exclusive, each of which may be empty.
 pub(super) fn entries(
-    backend: &dyn Backend,
+    rows: &Rows<'_>,
     state: &State,
     prefix: &[u8],
-    limit: u32,
+    op: &Op<'_>,
     with_values: bool,
     answers: &mut AnswersBuilder,
 ) -> Result<(), Refused> {
-    let (mut entries, mut bytes, mut refused) = (0u32, 0, None);
-    answers.begin_items();
-    super::scan(backend, state, prefix, &key::successor(prefix), &mut |row_key, stored| {
-        match super::decode(state, stored) {
-            Ok((_, payload)) => {
-                bytes += row_key.len() + payload.len();
-                answers.push_item(&row_key[prefix.len()..]);
-                if with_values {
-                    answers.push_item(payload);
-                }
-            }
-            Err(error) => refused = Some(error),
+    let mut page = Page::begin(state, op.limit, answers);
+    let (start, end) = bounds(prefix, op);
+    rows.scan(state, &start, &end, &mut |row_key, _, payload| {
+        let map_key = &row_key[prefix.len()..];
+        if seeded::is(Bug::TimerTwice) && op.kind == OpKind::SortedSetFirst {
+            let _ = page.push(&[map_key], answers)?;
         }
-        entries += 1;
-        if bytes > ANSWER_BYTES_MAX {
-            refused = Some(too_long(state));
-        }
-        if refused.is_some() || entries == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    answers.end_items();
-    refused.map_or(Ok(()), Err)
+        if with_values { page.push(&[map_key, payload], answers) } else { page.push(&[map_key], answers) }
+    })
 }
 
 pub(super) fn put(
     context: &mut WriteContext<'_>,
     state: &State,
     row_key: &mut Vec<u8>,
-    map_key: &[u8],
-    value: &[u8],
+    op: &Op<'_>,
 ) -> Result<(), Refused> {
-    row_key.extend_from_slice(map_key);
-    let header = context.header();
-    context.writes.put(state.table(), row_key, |out| row::encode(&header, value, out));
+    row_key.extend_from_slice(op.map_key);
+    let header = context.header(state, op);
+    context.writes.put(state.table(), row_key, |out| row::encode(&header, op.value, out));
     Ok(())
 }
 
@@ -91,7 +82,21 @@ pub(super) fn remove(
     Ok(())
 }
 
-fn too_long(state: &State) -> Refused {
-    let message = format!("a map of state {:?} is over {ANSWER_BYTES_MAX} bytes: read it in pages", state.name());
-    Refused::new(Reason::ListTooLong, message)
+/// Removes entries from the operation's map key to its value, exclusive, each of which may be empty.
+pub(super) fn clear_range(
+    context: &mut WriteContext<'_>,
+    state: &State,
+    prefix: &[u8],
+    op: &Op<'_>,
+) -> Result<(), Refused> {
+    let (start, end) = bounds(prefix, op);
+    if start < end { clear_between(context, state, &start, &end) } else { Ok(()) }
+}
+
+fn bounds(prefix: &[u8], op: &Op<'_>) -> (Vec<u8>, Vec<u8>) {
+    let mut end = if op.value.is_empty() { key::successor(prefix) } else { [prefix, op.value].concat() };
+    if seeded::is(Bug::MapRangeOffByOne) {
+        end.push(0);
+    }
+    ([prefix, op.map_key].concat(), end)
 }

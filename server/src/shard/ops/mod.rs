@@ -1,16 +1,19 @@
-//! What operations mean, expressed on a backend: one file per kind of state.
+//! What operations mean, expressed on rows: one file per kind of state.
 //!
 //! Reads fill answers; writes fill a batch and touch nothing else, so that a batch that is refused at
-//! its last operation has had no effect.
+//! its last operation has had no effect. Rows that have expired by the moment of the batch are not there.
 
 mod list;
 mod map;
+mod merging;
+mod multimap;
+mod page;
 mod reducing;
+mod rows;
+mod sorted_set;
+mod touch;
 mod value;
 
-use std::ops::ControlFlow;
-
-use bytes::Bytes;
 use forebay_proto::{
     key_group::KeyGroup,
     packed::{AnswersBuilder, Op},
@@ -20,10 +23,15 @@ use forebay_proto::{
 use v1::{ErrorReason as Reason, OpKind, StateKind};
 
 use super::{key, states::State};
-use crate::storage::{self, Backend, Writes, row};
+use crate::storage::{self, Writes};
 
-/// Most bytes that one operation answers; a longer list is paged.
-pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+pub use crate::storage::row::Header;
+pub use multimap::unescape;
+pub use page::ANSWER_BYTES_MAX;
+pub use rows::{Rows, decode};
+
+/// Rows that a clear removes one by one; a range delete slows later scans, so it is for more.
+const CLEARED_ROWS_MAX: usize = 1000;
 
 /// Counters of the shard, stored with every write and never reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,41 +56,54 @@ pub struct Placed<'a> {
 /// What a write works on.
 pub struct WriteContext<'a> {
     /// The shard's rows as they were before the batch.
-    pub backend: &'a dyn Backend,
+    pub rows: Rows<'a>,
     /// The batch.
     pub writes: &'a mut Writes,
     /// The shard's counters, as of this batch.
     pub counters: &'a mut Counters,
-    /// The shard's processing clock.
-    pub now_ms: i64,
+    /// Index of the operation in its batch.
+    pub index: usize,
+    /// Verdicts of compare-and-sets so far, by index: 1 swapped, 2 not swapped.
+    pub verdicts: &'a mut Vec<u8>,
     /// A buffer for row keys.
     pub row_key: &'a mut Vec<u8>,
 }
 
 impl WriteContext<'_> {
-    fn header(&self) -> row::Header {
-        row::Header { write_ms: self.now_ms, deadline_ms: None, version: None }
+    fn header(&self, state: &State, op: &Op<'_>) -> Header {
+        state.ttl().header(&self.rows.clocks, op.expires_at_ms)
+    }
+
+    fn verdict(&mut self, swapped: bool) {
+        self.verdicts.resize(self.index, 0);
+        self.verdicts.push(if swapped { 1 } else { 2 });
     }
 }
 
 /// Reads one operation.
 pub fn read(
     placed: Placed<'_>,
-    backend: &dyn Backend,
+    rows: &Rows<'_>,
     row_key: &mut Vec<u8>,
     answers: &mut AnswersBuilder,
 ) -> Result<(), Refused> {
-    let Placed { op, state, group } = placed;
+    let Placed { op, state, .. } = placed;
     expect_kind(placed)?;
-    key::prefix(row_key, group, op.key, op.namespace);
+    address(row_key, &placed);
     match op.kind {
-        OpKind::ValueGet => value::get(backend, state, row_key, answers),
-        OpKind::ListGet => list::get(backend, state, row_key, op.limit, answers),
-        OpKind::MapGet => map::get(backend, state, row_key, op.map_key, answers),
-        OpKind::MapContains => map::contains(backend, state, row_key, op.map_key, answers),
-        OpKind::MapEntries => map::entries(backend, state, row_key, op.limit, true, answers),
-        OpKind::MapKeys => map::entries(backend, state, row_key, op.limit, false, answers),
-        OpKind::ReducingGet => reducing::get(backend, state, row_key, answers),
+        OpKind::ValueGet => value::get(rows, state, row_key, answers),
+        OpKind::ListGet => list::get(rows, state, row_key, &op, answers),
+        OpKind::MapGet => map::get(rows, state, row_key, op.map_key, answers),
+        OpKind::MapContains => map::contains(rows, state, row_key, op.map_key, answers),
+        OpKind::MapEntries => map::entries(rows, state, row_key, &op, true, answers),
+        OpKind::MapKeys | OpKind::SortedSetFirst => map::entries(rows, state, row_key, &op, false, answers),
+        OpKind::MultimapGet => {
+            multimap::entry(row_key, op.map_key);
+            list::get(rows, state, row_key, &op, answers)
+        }
+        OpKind::MultimapKeys => multimap::keys(rows, state, row_key, &op, answers),
+        OpKind::ReducingGet | OpKind::AggregatingGet => reducing::get(rows, state, row_key, answers),
+        OpKind::SortedSetCount => sorted_set::count(rows, state, row_key, answers),
         other if other.is_write() => Err(malformed(format!("{} in a read batch", other.as_str_name()))),
         other => Err(unsupported(other)),
     }
@@ -90,21 +111,37 @@ pub fn read(
 
 /// Adds one operation to a batch.
 pub fn write(placed: Placed<'_>, context: &mut WriteContext<'_>) -> Result<(), Refused> {
-    let Placed { op, state, group } = placed;
+    let Placed { op, state, .. } = placed;
     expect_kind(placed)?;
     let mut row_key = std::mem::take(context.row_key);
-    key::prefix(&mut row_key, group, op.key, op.namespace);
+    address(&mut row_key, &placed);
     let result = match op.kind {
-        OpKind::ValuePut => value::put(context, state, &row_key, op.value),
-        OpKind::ValueClear => value::clear(context, state, &row_key),
-        OpKind::ListAppend => list::append(context, state, &mut row_key, op.value),
-        OpKind::ListAppendAll => list::append_all(context, state, &mut row_key, op.value),
-        OpKind::ListPut => list::put(context, state, &mut row_key, op.value),
-        OpKind::ListClear | OpKind::MapClear => clear_run(context, state, &row_key),
-        OpKind::MapPut => map::put(context, state, &mut row_key, op.map_key, op.value),
-        OpKind::MapRemove => map::remove(context, state, &mut row_key, op.map_key),
-        OpKind::ReducingAdd => reducing::add(context, state, &row_key, op.value),
-        OpKind::ReducingClear => value::clear(context, state, &row_key),
+        OpKind::ValuePut => value::put(context, state, &row_key, &op),
+        OpKind::ValueClear | OpKind::ReducingClear | OpKind::AggregatingClear => {
+            value::clear(context, state, &row_key);
+            Ok(())
+        }
+        OpKind::ValueCas | OpKind::ValueCasVersion | OpKind::ValueCasClear | OpKind::ValueCasVersionClear => {
+            value::compare_and_set(context, state, &row_key, &op)
+        }
+        OpKind::ListAppend => list::append(context, state, &mut row_key, &op, op.value),
+        OpKind::ListAppendAll => list::append_all(context, state, &mut row_key, &op),
+        OpKind::ListPut => list::put(context, state, &mut row_key, &op),
+        OpKind::ListClear | OpKind::MapClear | OpKind::MultimapClear => clear_run(context, state, &row_key),
+        OpKind::MapPut | OpKind::SortedSetAdd => map::put(context, state, &mut row_key, &op),
+        OpKind::MapRemove | OpKind::SortedSetRemove => map::remove(context, state, &mut row_key, op.map_key),
+        OpKind::MapClearRange => map::clear_range(context, state, &row_key, &op),
+        OpKind::MultimapAppend => {
+            multimap::entry(&mut row_key, op.map_key);
+            list::append(context, state, &mut row_key, &op, op.value)
+        }
+        OpKind::MultimapRemove => {
+            multimap::entry(&mut row_key, op.map_key);
+            clear_run(context, state, &row_key)
+        }
+        OpKind::ReducingAdd | OpKind::AggregatingAdd => reducing::add(context, state, &row_key, &op),
+        OpKind::MergeNamespaces => merging::merge_namespaces(context, &placed, &row_key),
+        OpKind::Touch => touch::touch(context, &placed, &mut row_key),
         other if !other.is_write() => Err(malformed(format!("{} in a write batch", other.as_str_name()))),
         other => Err(unsupported(other)),
     };
@@ -112,80 +149,42 @@ pub fn write(placed: Placed<'_>, context: &mut WriteContext<'_>) -> Result<(), R
     result
 }
 
-/// Removes all rows under a prefix: row by row while they are few, since a range delete slows later
-/// scans, and as a range beyond that.
-fn clear_run(context: &mut WriteContext<'_>, state: &State, prefix: &[u8]) -> Result<(), Refused> {
-    const ROWS_MAX: usize = 1000;
-    let end = key::successor(prefix);
-    // A list or map may have grown in this very batch, where the backend does not show it yet.
-    if !context.writes.is_empty() {
-        context.writes.delete_range(state.table(), prefix, &end);
-        return Ok(());
-    }
-    let mut rows = Vec::new();
-    let mut visit = |row_key: &[u8], _: &[u8]| {
-        rows.push(row_key.to_vec());
-        if rows.len() > ROWS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    scan(context.backend, state, prefix, &end, &mut visit)?;
-    if rows.len() > ROWS_MAX {
-        context.writes.delete_range(state.table(), prefix, &end);
+/// Writes the row key, or the prefix of row keys, that an operation is on.
+fn address(row_key: &mut Vec<u8>, placed: &Placed<'_>) {
+    if placed.state.kind() == StateKind::SortedSet {
+        key::group_prefix(row_key, placed.group);
     } else {
-        rows.iter().for_each(|row_key| context.writes.delete(state.table(), row_key));
+        key::prefix(row_key, placed.group, placed.op.key, placed.op.namespace);
+    }
+}
+
+/// Removes all rows under a prefix.
+fn clear_run(context: &mut WriteContext<'_>, state: &State, prefix: &[u8]) -> Result<(), Refused> {
+    clear_between(context, state, prefix, &key::successor(prefix))
+}
+
+fn clear_between(context: &mut WriteContext<'_>, state: &State, start: &[u8], end: &[u8]) -> Result<(), Refused> {
+    match context.rows.keys_until(context.writes, state, (start, end), CLEARED_ROWS_MAX)? {
+        Some(keys) => keys.iter().for_each(|row_key| context.writes.delete(state.table(), row_key)),
+        None => context.writes.delete_range(state.table(), start, end),
     }
     Ok(())
-}
-
-/// Reads a row's payload; absent if its table was never written.
-fn get(backend: &dyn Backend, state: &State, row_key: &[u8]) -> Result<Option<(row::Header, Bytes)>, Refused> {
-    match backend.get(state.table(), row_key) {
-        Ok(None) | Err(storage::Error::NoTable(_)) => Ok(None),
-        Ok(Some(stored)) => {
-            let (header, payload) = decode(state, &stored)?;
-            let payload = stored.slice_ref(payload);
-            Ok(Some((header, payload)))
-        }
-        Err(error) => Err(failed(&error)),
-    }
-}
-
-fn scan(
-    backend: &dyn Backend,
-    state: &State,
-    start: &[u8],
-    end: &[u8],
-    visit: storage::Visitor<'_>,
-) -> Result<(), Refused> {
-    match backend.scan(state.table(), start, end, visit) {
-        Ok(()) | Err(storage::Error::NoTable(_)) => Ok(()),
-        Err(error) => Err(failed(&error)),
-    }
-}
-
-fn decode<'a>(state: &State, stored: &'a [u8]) -> Result<(row::Header, &'a [u8]), Refused> {
-    row::decode(stored).map_err(|error| {
-        let message = format!("a row of state {:?} cannot be read: {error}", state.name());
-        Refused::new(Reason::RowCorrupt, message)
-    })
 }
 
 fn expect_kind(placed: Placed<'_>) -> Result<(), Refused> {
     let Some(wanted) = placed.op.kind.state_kind() else { return Ok(()) };
     let state = placed.state;
-    if wanted == state.kind() {
-        return Ok(());
-    }
+    if wanted == state.kind() { Ok(()) } else { Err(wrong_kind(placed.op.kind, state)) }
+}
+
+fn wrong_kind(kind: OpKind, state: &State) -> Refused {
     let message = format!(
         "state {:?} is a {}, the operation is {}: use an operation of its kind",
         state.name(),
-        name(state.kind()),
-        placed.op.kind.as_str_name()
+        state.kind().as_str_name().trim_start_matches("STATE_KIND_").to_lowercase(),
+        kind.as_str_name()
     );
-    Err(Refused::new(Reason::WrongKind, message))
-}
-
-fn name(kind: StateKind) -> String {
-    kind.as_str_name().trim_start_matches("STATE_KIND_").to_lowercase()
+    Refused::new(Reason::WrongKind, message)
 }
 
 fn unsupported(kind: OpKind) -> Refused {
@@ -207,23 +206,4 @@ pub fn failed(error: &storage::Error) -> Refused {
         storage::Error::Io { .. } => Reason::Io,
     };
     Refused::new(reason, error.to_string())
-}
-
-/// Returns up to `limit` rows with `start <= key < end`: row key and payload.
-pub fn rows(
-    backend: &dyn Backend,
-    state: &State,
-    start: &[u8],
-    end: &[u8],
-    limit: usize,
-) -> Result<Vec<(Vec<u8>, Bytes)>, Refused> {
-    let (mut rows, mut refused) = (Vec::new(), None);
-    scan(backend, state, start, end, &mut |row_key, stored| {
-        match decode(state, stored) {
-            Ok((_, payload)) => rows.push((row_key.to_vec(), Bytes::copy_from_slice(payload))),
-            Err(error) => refused = Some(error),
-        }
-        if refused.is_some() || rows.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    refused.map_or(Ok(rows), Err)
 }

@@ -1,42 +1,46 @@
-//! Reducing states: an add is a merge operand, folded by the storage, and never reads
-//! (Flink: ReducingState).
+//! Reducing and aggregating states: an add is a merge operand, folded by the storage, and never reads
+//! (Flink: ReducingState, AggregatingState).
 
-use forebay_proto::{packed::AnswersBuilder, reason::Refused, v1::ErrorReason as Reason};
+use forebay_proto::{
+    merge::MergeFunction,
+    packed::{AnswersBuilder, Op},
+    reason::Refused,
+    v1::ErrorReason as Reason,
+};
 
-use super::{State, WriteContext};
-use crate::storage::{Backend, row};
+use super::{Rows, State, WriteContext};
+use crate::storage::row;
 
-pub(super) fn get(
-    backend: &dyn Backend,
-    state: &State,
-    row_key: &[u8],
-    answers: &mut AnswersBuilder,
-) -> Result<(), Refused> {
-    match super::get(backend, state, row_key)? {
-        Some((header, payload)) => answers.value(&payload, None, header.deadline_ms),
+/// Answers the result; an accumulator without an operand has none.
+pub(super) fn get(rows: &Rows<'_>, state: &State, row_key: &[u8], answers: &mut AnswersBuilder) -> Result<(), Refused> {
+    let found = rows.get(state, row_key)?;
+    let result = found.and_then(|(header, payload)| Some((header, function(state).ok()?.result(&payload)?)));
+    match result {
+        Some((header, result)) => answers.value(&result, None, header.deadline_ms),
         None => answers.absent(),
     }
     Ok(())
 }
 
-pub(super) fn add(
-    context: &mut WriteContext<'_>,
-    state: &State,
-    row_key: &[u8],
-    operand: &[u8],
-) -> Result<(), Refused> {
-    if let Some(function) = state.merge()
-        && !function.valid_operand(operand)
-    {
+pub(super) fn add(context: &mut WriteContext<'_>, state: &State, row_key: &[u8], op: &Op<'_>) -> Result<(), Refused> {
+    let function = function(state)?;
+    if !function.valid_operand(op.value) {
         let message = format!(
-            "an operand of state {:?} has {} bytes, {} takes 8: encode it with the state's codec",
+            "an operand of state {:?} has {} bytes: {function} takes {}",
             state.name(),
-            operand.len(),
-            function.name()
+            op.value.len(),
+            function.operand()
         );
         return Err(Refused::new(Reason::FieldInvalid, message));
     }
-    let header = context.header();
-    context.writes.merge(state.table(), row_key, |out| row::encode(&header, operand, out));
+    let header = context.header(state, op);
+    context.writes.merge(state.table(), row_key, |out| row::encode(&header, op.value, out));
     Ok(())
+}
+
+/// The state's function; registration makes sure that there is one.
+pub(super) fn function(state: &State) -> Result<MergeFunction, Refused> {
+    state.merge().ok_or_else(|| {
+        Refused::new(Reason::Internal, format!("state {:?} has no merge function: please report this", state.name()))
+    })
 }

@@ -55,13 +55,18 @@ pub(super) fn read(path: &Path) -> Result<Tables> {
 
 fn write_blocks(path: &Path, tables: &Tables) -> io::Result<u64> {
     let mut out = BlockWriter::create(path)?;
+    let mut written = 0_u64;
     for rows in tables.values() {
-        let name = rows.table.merge.map_or("", MergeFunction::name);
+        let name = rows.table.merge.map(MergeFunction::name).unwrap_or_default();
         out.block.push(TABLE);
         out.block.extend(rows.table.id.0.to_le_bytes());
         out.block.push(u8::try_from(name.len()).map_err(io::Error::other)?);
         out.block.extend(name.as_bytes());
         for (key, row) in &rows.map {
+            if row::expired_by(row, rows.given_up_ms) {
+                continue;
+            }
+            written += 1;
             out.block.push(ROW);
             for bytes in [&key[..], row] {
                 out.block.extend(u32::try_from(bytes.len()).map_err(io::Error::other)?.to_le_bytes());
@@ -72,10 +77,9 @@ fn write_blocks(path: &Path, tables: &Tables) -> io::Result<u64> {
             }
         }
     }
-    let rows: usize = tables.values().map(|rows| rows.map.len()).sum();
     out.block.push(END);
     out.block.extend((tables.len() as u64).to_le_bytes());
-    out.block.extend((rows as u64).to_le_bytes());
+    out.block.extend(written.to_le_bytes());
     out.end_block()?;
     out.file.sync_all()?;
     Ok(out.length)

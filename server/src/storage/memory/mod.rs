@@ -12,12 +12,15 @@ use std::{
     collections::BTreeMap,
     ops::Bound,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use super::{Backend, Error, Frozen, FrozenFile, Logging, Result, Table, TableId, Visitor, Write, Writes, merge};
+use super::{
+    Backend, Error, Frozen, FrozenFile, Logging, Read, Result, Table, TableId, View, Visitor, Write, Writes, merge,
+};
 use key::Key;
 
 /// What an entry takes beside its key and row: two handles and its share of the nodes.
@@ -36,6 +39,8 @@ type Tables = BTreeMap<TableId, Rows>;
 struct Rows {
     table: Table,
     map: OrdMap<Key, Bytes>,
+    /// Rows whose deadline is not behind this time are left out of snapshots.
+    given_up_ms: i64,
 }
 
 impl MemoryBackend {
@@ -58,10 +63,6 @@ impl MemoryBackend {
         let rows = tables.values().flat_map(|rows| &rows.map);
         let bytes = rows.map(|(key, row)| entry_bytes(key, row)).sum();
         Self { path, tables, bytes }
-    }
-
-    fn rows(&self, table: TableId) -> Result<&Rows> {
-        self.tables.get(&table).ok_or(Error::NoTable(table))
     }
 
     fn apply(&mut self, write: Write<'_>) -> Result<()> {
@@ -95,24 +96,19 @@ impl Default for MemoryBackend {
     }
 }
 
-impl Backend for MemoryBackend {
-    fn create_table(&mut self, table: Table) -> Result<()> {
-        self.tables.entry(table.id).or_insert_with(|| Rows::new(table));
-        Ok(())
-    }
-
+impl Read for MemoryBackend {
     fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.rows(table)?.map.get(key).cloned())
-    }
-
-    fn multi_get(&self, table: TableId, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
-        let rows = self.rows(table)?;
-        Ok(keys.iter().map(|key| rows.map.get(*key).cloned()).collect())
+        get(&self.tables, table, key)
     }
 
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
-        // A break is the visitor's wish, not a failure.
-        let _ = self.rows(table)?.range(start, end).try_for_each(|(key, row)| visit(key, row));
+        scan(&self.tables, table, start, end, visit)
+    }
+}
+
+impl Backend for MemoryBackend {
+    fn create_table(&mut self, table: Table) -> Result<()> {
+        self.tables.entry(table.id).or_insert_with(|| Rows::new(table));
         Ok(())
     }
 
@@ -122,7 +118,25 @@ impl Backend for MemoryBackend {
     }
 
     fn freeze(&mut self) -> Result<Box<dyn Frozen>> {
-        Ok(Box::new(FrozenRows { tables: self.tables.clone() }))
+        Ok(Box::new(FrozenRows(self.tables.clone())))
+    }
+
+    fn view(&self) -> Result<Arc<dyn View>> {
+        Ok(Arc::new(FrozenRows(self.tables.clone())))
+    }
+
+    fn expire(&mut self, table: TableId, until_ms: i64) {
+        if let Some(rows) = self.tables.get_mut(&table) {
+            rows.given_up_ms = until_ms;
+        }
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn estimate(&self, table: TableId) -> u64 {
+        self.tables.get(&table).map_or(0, |rows| rows.map.len() as u64)
     }
 
     fn tables(&self) -> Vec<TableId> {
@@ -134,9 +148,20 @@ impl Backend for MemoryBackend {
     }
 }
 
+fn get(tables: &Tables, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
+    Ok(tables.get(&table).ok_or(Error::NoTable(table))?.map.get(key).cloned())
+}
+
+fn scan(tables: &Tables, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
+    let rows = tables.get(&table).ok_or(Error::NoTable(table))?;
+    // A break is the visitor's wish, not a failure.
+    let _ = rows.range(start, end).try_for_each(|(key, row)| visit(key, row));
+    Ok(())
+}
+
 impl Rows {
     fn new(table: Table) -> Self {
-        Self { table, map: OrdMap::new() }
+        Self { table, map: OrdMap::new(), given_up_ms: i64::MIN }
     }
 
     fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Key, &Bytes)> {
@@ -166,13 +191,22 @@ fn entry_bytes(key: &[u8], row: &[u8]) -> u64 {
     (key.len() + row.len()) as u64 + ENTRY_BYTES
 }
 
-struct FrozenRows {
-    tables: Tables,
+/// The rows as they were at one moment.
+struct FrozenRows(Tables);
+
+impl Read for FrozenRows {
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
+        get(&self.0, table, key)
+    }
+
+    fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
+        scan(&self.0, table, start, end, visit)
+    }
 }
 
 impl Frozen for FrozenRows {
     fn write_files(self: Box<Self>, dir: &Path) -> Result<Vec<FrozenFile>> {
-        let length = file::write(dir, &self.tables)?;
+        let length = file::write(dir, &self.0)?;
         Ok(vec![FrozenFile {
             name: file::NAME.to_owned(),
             length,

@@ -3,7 +3,11 @@
 //! Invariant: a name is `shard`, `s<table>` or `s<table>.<merge function>`, so a directory says itself
 //! how it is opened; nothing beside it need be kept.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, atomic::AtomicI64},
+};
 
 use forebay_proto::merge::MergeFunction;
 use rocksdb::Options;
@@ -22,6 +26,8 @@ pub(super) const SHARD_TABLE: Table = Table { id: TableId::SHARD, merge: None };
 pub(super) struct Column {
     pub(super) table: Table,
     pub(super) name: String,
+    /// Compactions drop rows whose deadline is not behind this time.
+    pub(super) given_up_ms: Arc<AtomicI64>,
 }
 
 impl Column {
@@ -32,7 +38,7 @@ impl Column {
             Table { id, merge: None } => format!("s{id}"),
             Table { id, merge: Some(function) } => format!("s{id}.{function}"),
         };
-        Self { table, name }
+        Self { table, name, given_up_ms: Arc::new(AtomicI64::new(i64::MIN)) }
     }
 
     /// Reads a name that [`Column::new`] made; any other is `None`.

@@ -14,20 +14,22 @@ mod sst;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
 use rocksdb::{
-    BoundColumnFamily, ColumnFamilyDescriptor, DBWithThreadMode, ErrorKind, FlushOptions, MultiThreaded, ReadOptions,
-    WriteBatch, WriteOptions,
+    BottommostLevelCompaction, BoundColumnFamily, ColumnFamilyDescriptor, CompactOptions, DBWithThreadMode, ErrorKind,
+    FlushOptions, MultiThreaded, WriteBatch, WriteOptions,
 };
 
-use super::{Backend, Error, Frozen, Logging, Result, Table, TableId, Visitor, Write, Writes};
+use super::{Backend, Error, Frozen, Logging, Read, Result, Table, TableId, Visitor, Write, Writes};
+use crate::storage;
 use columns::Column;
 pub use options::RocksShared;
 
@@ -74,8 +76,8 @@ impl RocksBackend {
         let family = |name: &str, options| ColumnFamilyDescriptor::new(name, options);
         let families = columns
             .iter()
-            .map(|column| family(&column.name, shared.table(column.table.merge)))
-            .chain([family(columns::DEFAULT, shared.table(None))]);
+            .map(|column| family(&column.name, shared.table(column)))
+            .chain([family(columns::DEFAULT, shared.family())]);
         let db = Db::open_cf_descriptors(&options, dir, families).map_err(|err| open_error(dir, err))?;
         // From here on the files change, and the list would only tell of damage that is none.
         seal::remove(dir)?;
@@ -145,18 +147,7 @@ impl RocksBackend {
     }
 }
 
-impl Backend for RocksBackend {
-    fn create_table(&mut self, table: Table) -> Result<()> {
-        if self.tables.contains_key(&table.id) {
-            return Ok(());
-        }
-        let column = Column::new(table);
-        let options = self.engine.shared.table(table.merge);
-        self.engine.db.create_cf(&column.name, &options).map_err(|err| self.engine.error(err))?;
-        self.tables.insert(table.id, column);
-        Ok(())
-    }
-
+impl Read for RocksBackend {
     fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
         let row = self.engine.db.get_pinned_cf(&self.family(table)?, key);
         Ok(row.map_err(|err| self.engine.error(err))?.map(|row| Bytes::copy_from_slice(&row)))
@@ -171,20 +162,22 @@ impl Backend for RocksBackend {
 
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
         let family = self.family(table)?;
-        if start >= end {
+        let options = view::range(end);
+        view::walk(self.engine.db.raw_iterator_cf_opt(&family, options), start, end, visit)
+            .map_err(|err| self.engine.error(err))
+    }
+}
+
+impl Backend for RocksBackend {
+    fn create_table(&mut self, table: Table) -> Result<()> {
+        if self.tables.contains_key(&table.id) {
             return Ok(());
         }
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(end);
-        let mut rows = self.engine.db.raw_iterator_cf_opt(&family, options);
-        rows.seek(start);
-        while let Some((key, row)) = rows.item() {
-            if visit(key, row).is_break() {
-                return Ok(());
-            }
-            rows.next();
-        }
-        rows.status().map_err(|err| self.engine.error(err))
+        let column = Column::new(table);
+        let options = self.engine.shared.table(&column);
+        self.engine.db.create_cf(&column.name, &options).map_err(|err| self.engine.error(err))?;
+        self.tables.insert(table.id, column);
+        Ok(())
     }
 
     fn write(&mut self, writes: &Writes, logging: Logging) -> Result<()> {
@@ -202,6 +195,33 @@ impl Backend for RocksBackend {
             self.flush()?;
         }
         Ok(Box::new(freeze::FrozenDb::new(Arc::clone(&self.engine))?))
+    }
+
+    fn view(&self) -> Result<Arc<dyn storage::View>> {
+        Ok(Arc::new(view::View::of(&self.engine, &self.tables)))
+    }
+
+    fn expire(&mut self, table: TableId, until_ms: i64) {
+        if let Some(column) = self.tables.get(&table) {
+            column.given_up_ms.store(until_ms, Ordering::Relaxed);
+        }
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        self.flush()?;
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        for table in self.tables.keys() {
+            let family = self.family(*table)?;
+            self.engine.db.compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
+        }
+        Ok(())
+    }
+
+    fn estimate(&self, table: TableId) -> u64 {
+        let family = self.tables.get(&table).and_then(|column| self.engine.family(&column.name).ok());
+        let keys = |family| self.engine.db.property_int_value_cf(&family, rocksdb::properties::ESTIMATE_NUM_KEYS);
+        family.and_then(|family| keys(family).ok().flatten()).unwrap_or(0)
     }
 
     fn tables(&self) -> Vec<TableId> {

@@ -3,16 +3,24 @@
 //! Invariant: every column family is opened with the options of its own table, never with defaults,
 //! which lack the bloom filter (half the speed of reads) and the merge operator (no reads at all).
 
-use std::sync::Arc;
+use std::{
+    ffi::CStr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use forebay_proto::merge::MergeFunction;
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel, MergeOperands, Options,
     WriteBufferManager,
+    compaction_filter::{CompactionFilter, Decision},
+    compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
 };
 
-use super::{super::RocksConfig, WalTolerance};
-use crate::storage::{Error, Result, merge};
+use super::{super::RocksConfig, WalTolerance, columns::Column};
+use crate::storage::{Error, Result, Table, TableId, merge, row};
 
 /// Format of new SSTs; pinned, because [`sst`](super::sst) reads it.
 const SST_FORMAT: i32 = 7;
@@ -95,7 +103,19 @@ impl RocksShared {
     }
 
     /// Options of a table's column family.
-    pub(super) fn table(&self, merge: Option<MergeFunction>) -> Options {
+    pub(super) fn table(&self, column: &Column) -> Options {
+        let mut options = self.family();
+        match column.table {
+            Table { merge: Some(function), .. } => set_merge(&mut options, function),
+            // Rows of the shard itself have no header.
+            Table { id: TableId::SHARD, .. } => {}
+            Table { .. } => drop_expired(&mut options, column.given_up_ms.clone()),
+        }
+        options
+    }
+
+    /// Options of any column family.
+    pub(super) fn family(&self) -> Options {
         let mut options = Options::default();
         options.set_write_buffer_size(bytes(self.config.table_write_buffer_bytes));
         options.set_arena_block_size(ARENA_BYTES);
@@ -105,9 +125,6 @@ impl RocksShared {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_bottommost_compression_type(DBCompressionType::Zstd);
         options.set_block_based_table_factory(&self.blocks());
-        if let Some(function) = merge {
-            set_merge(&mut options, function);
-        }
         options
     }
 
@@ -133,6 +150,46 @@ fn set_merge(options: &mut Options, function: MergeFunction) {
     let join = move |_: &[u8], _: Option<&[u8]>, operands: &MergeOperands| merge::join(function, operands.iter());
     options.set_merge_operator(format!("forebay.{function}").as_str(), fold, join);
     options.set_max_successive_merges(OPERANDS_MAX);
+}
+
+/// Drops expired rows in compactions.
+///
+/// A filter sees what a compaction rewrites, whatever snapshots still read it: so only rows go that nobody is
+/// shown any more. A factory, because RocksDB owns it; a filter itself would have to outlive the database,
+/// which the crate sees to only for column families that are there at the open.
+fn drop_expired(options: &mut Options, given_up_ms: Arc<AtomicI64>) {
+    options.set_compaction_filter_factory(Expiry { given_up_ms });
+}
+
+struct Expiry {
+    given_up_ms: Arc<AtomicI64>,
+}
+
+impl CompactionFilterFactory for Expiry {
+    type Filter = Expired;
+
+    fn create(&mut self, _: CompactionFilterContext) -> Expired {
+        Expired { until_ms: self.given_up_ms.load(Ordering::Relaxed) }
+    }
+
+    fn name(&self) -> &CStr {
+        c"forebay.expired"
+    }
+}
+
+/// The rows of one compaction whose deadline is not behind a time.
+struct Expired {
+    until_ms: i64,
+}
+
+impl CompactionFilter for Expired {
+    fn filter(&mut self, _: u32, _: &[u8], value: &[u8]) -> Decision {
+        if row::expired_by(value, self.until_ms) { Decision::Remove } else { Decision::Keep }
+    }
+
+    fn name(&self) -> &CStr {
+        c"forebay.expired"
+    }
 }
 
 fn bytes(size: bytesize::ByteSize) -> usize {

@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use forebay_proto::merge::MergeFunction;
+use forebay_proto::{merge::MergeFunction, packed_list};
 
 use super::*;
 use crate::storage::{
@@ -279,7 +279,7 @@ fn identities_are_those_that_rocksdb_reports() {
         flush(&backend, A);
     }
     let reported = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let mut options = ReadOptions::default();
+    let mut options = rocksdb::ReadOptions::default();
     let sink = Arc::clone(&reported);
     options.set_table_filter(move |properties| {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -350,7 +350,8 @@ fn it_agrees_with_the_memory_backend_to_the_bit() {
         for step in 0..600_u32 {
             let mut writes = Writes::default();
             for _ in 0..pick(&mut random, 12) {
-                let table = tables[usize::try_from(pick(&mut random, 10)).unwrap()].id;
+                let Table { id: table, merge } =
+                    tables[usize::try_from(pick(&mut random, tables.len() as u64)).unwrap()];
                 let key = [pick(&mut random, 3).to_le_bytes()[0]];
                 let write_ms = i64::from(step) + i64::try_from(pick(&mut random, 5)).unwrap();
                 let deadline_ms =
@@ -358,7 +359,14 @@ fn it_agrees_with_the_memory_backend_to_the_bit() {
                 let header = Header { write_ms, deadline_ms, version: None };
                 let float = (f64::from(step) / 7.0).exp2().fract() / 3.0 * f64::from(step);
                 let operand = float.to_bits() ^ (pick(&mut random, 4) << 62);
-                let fill = |arena: &mut Vec<u8>| row::encode(&header, &operand.to_be_bytes(), arena);
+                let operand = operand.to_be_bytes();
+                let operand = match merge {
+                    Some(MergeFunction::MinBy | MergeFunction::MaxBy) => {
+                        packed_list::pack([&operand[..1], &operand[..]])
+                    }
+                    _ => operand.to_vec(),
+                };
+                let fill = |arena: &mut Vec<u8>| row::encode(&header, &operand, arena);
                 match pick(&mut random, 20) {
                     0 => writes.put(table, &key, fill),
                     1 => writes.delete(table, &key),
@@ -368,7 +376,7 @@ fn it_agrees_with_the_memory_backend_to_the_bit() {
             }
             rocks.write(&writes, logging).unwrap();
             memory.write(&writes, logging).unwrap();
-            let table = tables[usize::try_from(pick(&mut random, 10)).unwrap()].id;
+            let table = tables[usize::try_from(pick(&mut random, tables.len() as u64)).unwrap()].id;
             match pick(&mut random, 40) {
                 0..6 => flush(&rocks, table),
                 6 => compact(&rocks, table),

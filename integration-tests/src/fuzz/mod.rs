@@ -1,0 +1,14 @@
+//! What is fed with any bytes: each target reads or refuses them, and what it has read means the same when
+//! it is written again. A target panics where that is broken.
+//!
+//! `integration-tests/fuzz` runs them under libFuzzer (`make fuzz`); here they run over seeds, over the corpus
+//! that fuzzing has left, and over mutations of both.
+
+mod seeds;
+mod targets;
+
+#[cfg(test)]
+mod tests;
+
+pub use seeds::{Seeds, seeds};
+pub use targets::{TARGETS, Target};
