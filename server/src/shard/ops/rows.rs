@@ -10,6 +10,7 @@ use forebay_proto::{reason::Refused, v1::ErrorReason as Reason};
 
 use super::{State, failed};
 use crate::{
+    seeded::{self, Bug},
     shard::ttl::Clocks,
     storage::{self, Read, Write, Writes, merge, row},
 };
@@ -133,7 +134,8 @@ impl Rows<'_> {
             Ok(()) | Err(storage::Error::NoTable(_)) => {}
             Err(error) => return Err(failed(&error)),
         }
-        for write in pending.iter().filter(|write| write.table() == state.table()) {
+        let seen = !seeded::is(Bug::ClearBlindToBatch);
+        for write in pending.iter().filter(|write| seen && write.table() == state.table()) {
             if let Write::Put { key, .. } | Write::Merge { key, .. } = write
                 && start <= key
                 && key < end
