@@ -151,6 +151,11 @@ impl Job {
         Some(self.report(wanted.version))
     }
 
+    /// Takes note that a round begins.
+    pub fn round_started(&self, started: v1::RoundStarted) {
+        let _ = started;
+    }
+
     /// Takes note that a round has ended.
     pub async fn round_ended(&self, ended: v1::RoundEnded) {
         let retained = ended.retained;
@@ -371,6 +376,7 @@ impl Job {
                     start,
                     end,
                     cause: error.to_string(),
+                    uploaded: Vec::new(),
                 })
             }
         }

@@ -121,6 +121,13 @@ impl Shards {
         job.apply(wanted, lapses).await
     }
 
+    /// Takes note that a round begins.
+    pub fn round_started(&self, started: v1::RoundStarted) {
+        if let Some(job) = self.jobs.get(&started.job_uid) {
+            job.round_started(started);
+        }
+    }
+
     /// Takes note that a round has ended: local copies that nobody needs go away.
     pub async fn round_ended(&self, ended: v1::RoundEnded) {
         let job = self.jobs.get(&ended.job_uid).map(|job| job.clone());
