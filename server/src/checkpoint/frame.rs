@@ -23,6 +23,10 @@ pub enum ObjectKind {
     Leader = 5,
     /// Objects that are about to be deleted.
     Tombstone = 6,
+    /// Head of a shard's file in a canonical savepoint.
+    CanonicalHead = 7,
+    /// Index of a shard's file in a canonical savepoint.
+    CanonicalIndex = 8,
 }
 
 /// Version of the frame and of the messages in it that this build writes, and the newest it reads.

@@ -60,6 +60,14 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job's paths, from its prefix: empty, or segments that each end with a slash. `None` for any other text.
+    pub fn at(prefix: &str) -> Option<Self> {
+        let segments = prefix.strip_suffix('/').map(|plain| plain.split('/'));
+        let sound = |part: &str| !matches!(part, "" | "." | "..");
+        let confined = segments.map_or(prefix.is_empty(), |mut parts| parts.all(sound));
+        confined.then(|| Self { prefix: prefix.to_owned() })
+    }
+
     /// The job's prefix.
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -102,6 +110,16 @@ mod tests {
         assert_eq!(job.resolve("shared/a/b").as_deref(), Some("c/flights-u/shared/a/b"));
         for hostile in ["", "/etc/passwd", "../other-job/head", "a/../../b", "a//b", "a/./b"] {
             assert_eq!(job.resolve(hostile), None, "{hostile}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_taken_back_as_it_was_written() {
+        let job = Cluster::new("c").job("flights", "u");
+        assert_eq!(Job::at(job.prefix()), Some(job));
+        assert_eq!(Job::at("").and_then(|root| root.resolve("a")).as_deref(), Some("a"));
+        for hostile in ["a", "/", "/a/", "../", "a/../b/", "a//"] {
+            assert_eq!(Job::at(hostile), None, "{hostile}");
         }
     }
 

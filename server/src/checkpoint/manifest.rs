@@ -7,6 +7,7 @@ use super::{
     frame::{self, ObjectKind},
     layout,
     objects::{self, SharedStore},
+    stores::Stores,
 };
 
 /// Why a manifest cannot be read.
@@ -23,6 +24,46 @@ pub enum Error {
     /// The object store failed.
     #[error(transparent)]
     Store(objects::Error),
+}
+
+/// Where the objects of a checkpoint are.
+#[derive(Debug, Clone)]
+pub struct Folders {
+    /// The store.
+    pub store: SharedStore,
+    /// What names in the manifest are relative to.
+    pub own: layout::Job,
+    /// The manifest's origins, in its order.
+    pub origins: Vec<layout::Job>,
+}
+
+impl Folders {
+    /// The full path of a file's object in the store; `None` if its name leaves its folder.
+    pub fn resolve(&self, file: &v1::SnapshotFile) -> Option<String> {
+        let folder = match file.origin {
+            0 => &self.own,
+            n => self.origins.get(n as usize - 1)?,
+        };
+        folder.resolve(&file.object)
+    }
+}
+
+/// Reads the manifest of a completed checkpoint, wherever it is, and tells where its objects are.
+pub async fn open(
+    stores: &Stores,
+    job: &layout::Job,
+    entry: &v1::CompletedCheckpoint,
+) -> Result<(v1::Manifest, Folders), Error> {
+    let damaged = |detail: &str| Error::Damaged { object: entry.manifest.clone(), detail: detail.to_owned() };
+    let own = match (&entry.location[..], &entry.prefix[..]) {
+        ("", "") => job.clone(),
+        (_, prefix) => layout::Job::at(prefix).ok_or_else(|| damaged("its prefix leaves its store"))?,
+    };
+    let store = stores.at(&entry.location).await.map_err(Error::Store)?;
+    let manifest = read(&store, &own, entry).await?;
+    let origins = manifest.origins.iter().map(|origin| layout::Job::at(origin)).collect::<Option<_>>();
+    let origins = origins.ok_or_else(|| damaged("one of its origins leaves its store"))?;
+    Ok((manifest, Folders { store, own, origins }))
 }
 
 /// Encodes a manifest: its bytes and their checksum.

@@ -2,6 +2,7 @@
 //!
 //! Knows neither gRPC nor RocksDB. `conformance` holds every store to the same behaviour.
 
+pub mod canonical;
 pub mod conformance;
 pub mod frame;
 pub mod layout;
@@ -12,3 +13,4 @@ pub mod objects;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod store;
+pub mod stores;

@@ -33,6 +33,7 @@ use crate::{
         frame::{self, ObjectKind},
         layout, manifest,
         objects::{self, Condition, SharedStore},
+        stores::Stores,
     },
     lease::wall_ms,
 };
@@ -76,6 +77,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Coordinator {
     store: SharedStore,
+    stores: Arc<Stores>,
     cluster: layout::Cluster,
     name: String,
     epoch: u64,
@@ -89,16 +91,18 @@ pub struct Coordinator {
 impl Coordinator {
     /// Takes office and takes up all jobs.
     pub async fn start(
-        store: SharedStore,
+        stores: Arc<Stores>,
         cluster: layout::Cluster,
         name: &str,
         address: &str,
         config: &Config,
     ) -> Result<Arc<Self>, Error> {
+        let store = stores.own().clone();
         let epoch = election::take_office(&store, &cluster, name, address).await?;
         let (to_servers, outbox) = mpsc::unbounded_channel();
         let coordinator = Arc::new(Self {
             store,
+            stores,
             cluster,
             name: name.to_owned(),
             epoch,
@@ -246,7 +250,7 @@ impl Coordinator {
             return Err(Refused::new(Reason::CheckpointUnknown, message));
         };
         let paths = self.cluster.job(name, &seen.head.job_uid);
-        let manifest = manifest::read(&self.store, &paths, entry).await.map_err(|error| {
+        let (manifest, _) = manifest::open(&self.stores, &paths, entry).await.map_err(|error| {
             let (reason, object) = match &error {
                 manifest::Error::Damaged { object, .. } => (Reason::CheckpointCorrupt, object.clone()),
                 manifest::Error::Store(_) => (Reason::StoreUnavailable, entry.manifest.clone()),
@@ -396,7 +400,8 @@ impl Coordinator {
     }
 
     fn start_job(&self, head: v1::JobHead, file: HeadFile, paths: layout::Job) -> Arc<Job> {
-        let environment = job::Environment { store: self.store.clone(), paths, servers: self.to_servers.clone() };
+        let (store, stores) = (self.store.clone(), self.stores.clone());
+        let environment = job::Environment { store, stores, paths, servers: self.to_servers.clone() };
         Arc::new(Job::start(head, file, self.epoch, environment))
     }
 

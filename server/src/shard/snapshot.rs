@@ -6,6 +6,7 @@ mod upload;
 
 use std::{
     fs, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -70,18 +71,18 @@ impl Error {
     }
 }
 
-fn checksum(path: &Path) -> Result<(u32, u64), Error> {
-    use io::Read as _;
-    let read = || -> io::Result<(u32, u64)> {
+/// Checksum of some bytes of a file; fewer if it ends before.
+fn checksum(path: &Path, range: Range<u64>) -> Result<u32, Error> {
+    use io::{Read as _, Seek as _};
+    let read = || -> io::Result<u32> {
         let mut file = fs::File::open(path)?;
-        let (mut buffer, mut crc, mut length) = (vec![0; 1 << 18], 0, 0);
+        file.seek(io::SeekFrom::Start(range.start))?;
+        let mut rest = file.take(range.end - range.start);
+        let (mut buffer, mut crc) = (vec![0; 1 << 18], 0);
         loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok((crc, length)),
-                read => {
-                    crc = crc32c::crc32c_append(crc, &buffer[..read]);
-                    length += read as u64;
-                }
+            match rest.read(&mut buffer)? {
+                0 => return Ok(crc),
+                read => crc = crc32c::crc32c_append(crc, &buffer[..read]),
             }
         }
     };

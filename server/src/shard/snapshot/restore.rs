@@ -1,6 +1,7 @@
 //! From objects, or a local copy, to the files of a backend.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -10,42 +11,10 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::io::AsyncWriteExt as _;
 
 use super::{Error, PARALLEL, blocking, checksum};
-use crate::checkpoint::{
-    layout,
-    objects::{self, SharedStore},
-};
+use crate::checkpoint::{manifest::Folders, objects};
 
 /// Bytes that are asked for at a time.
 const CHUNK: u64 = 8 << 20;
-
-/// Puts the files of a snapshot into `db`, an empty directory: from a local copy where it is whole,
-/// else from the store, each file verified.
-pub async fn restore(
-    snapshot: &v1::ShardSnapshot,
-    copy: PathBuf,
-    db: PathBuf,
-    store: &SharedStore,
-    job: &layout::Job,
-) -> Result<Source, Error> {
-    for file in &snapshot.files {
-        if file.name.is_empty() || file.name.contains(['/', '\\']) || file.name.starts_with('.') {
-            let detail = format!("a file of the shard is named {:?}", file.name);
-            return Err(Error::Damaged { object: file.object.clone(), detail });
-        }
-    }
-    let (files, into) = (snapshot.files.clone(), db.clone());
-    if blocking(move || Ok(link_copy(&files, &copy, &into).is_ok())).await? {
-        return Ok(Source::Local);
-    }
-    fs::remove_dir_all(&db).or_else(absent_is_fine).map_err(|source| Error::local(&db, source))?;
-    fs::create_dir_all(&db).map_err(|source| Error::local(&db, source))?;
-    let mut downloads = Vec::new();
-    for file in &snapshot.files {
-        downloads.push(download(file, &db, store, job));
-    }
-    stream::iter(downloads).buffer_unordered(PARALLEL).try_collect::<()>().await?;
-    Ok(Source::Store)
-}
 
 /// Where a restore took its files from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,48 +25,112 @@ pub enum Source {
     Store,
 }
 
-async fn download(file: &v1::SnapshotFile, db: &Path, store: &SharedStore, job: &layout::Job) -> Result<(), Error> {
-    let damaged = |detail: String| Error::Damaged { object: file.object.clone(), detail };
-    let object = job.resolve(&file.object).ok_or_else(|| damaged("its name leaves the job's prefix".into()))?;
-    let path = db.join(&file.name);
+/// The slices of one file, in their order.
+type Pieces = Vec<v1::SnapshotFile>;
+
+/// Puts the files of a snapshot into `db`, an empty directory: from a local copy where it is whole,
+/// else from the store, each piece verified.
+pub async fn restore(
+    snapshot: &v1::ShardSnapshot,
+    copy: PathBuf,
+    db: PathBuf,
+    folders: &Folders,
+) -> Result<Source, Error> {
+    let files = by_name(&snapshot.files)?;
+    let (linked, into) = (files.clone(), db.clone());
+    if blocking(move || Ok(link_copy(&linked, &copy, &into).is_ok())).await? {
+        return Ok(Source::Local);
+    }
+    fs::remove_dir_all(&db).or_else(absent_is_fine).map_err(|source| Error::local(&db, source))?;
+    fs::create_dir_all(&db).map_err(|source| Error::local(&db, source))?;
+    let mut downloads = Vec::new();
+    for (name, pieces) in &files {
+        downloads.push(download(db.join(name), pieces, folders));
+    }
+    stream::iter(downloads).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+    Ok(Source::Store)
+}
+
+/// Groups slices by their file, and checks that they are plain names and leave no gap.
+fn by_name(slices: &[v1::SnapshotFile]) -> Result<BTreeMap<String, Pieces>, Error> {
+    let mut files: BTreeMap<String, Pieces> = BTreeMap::new();
+    for slice in slices {
+        if slice.name.is_empty() || slice.name.contains(['/', '\\']) || slice.name.starts_with('.') {
+            let detail = format!("a file of the shard is named {:?}", slice.name);
+            return Err(Error::Damaged { object: slice.object.clone(), detail });
+        }
+        files.entry(slice.name.clone()).or_default().push(slice.clone());
+    }
+    for (name, pieces) in &mut files {
+        pieces.sort_by_key(|piece| piece.at);
+        let mut end = 0;
+        for piece in pieces {
+            if piece.at != end {
+                let detail = format!("a piece of file {name} begins at {}, the one before it ends at {end}", piece.at);
+                return Err(Error::Damaged { object: piece.object.clone(), detail });
+            }
+            end += piece.length;
+        }
+    }
+    Ok(files)
+}
+
+async fn download(path: PathBuf, pieces: &[v1::SnapshotFile], folders: &Folders) -> Result<(), Error> {
     let mut out = tokio::fs::File::create(&path).await.map_err(|source| Error::local(&path, source))?;
+    for piece in pieces {
+        append(piece, &path, &mut out, folders).await?;
+    }
+    out.sync_all().await.map_err(|source| Error::local(&path, source))
+}
+
+async fn append(
+    piece: &v1::SnapshotFile,
+    path: &Path,
+    out: &mut tokio::fs::File,
+    folders: &Folders,
+) -> Result<(), Error> {
+    let damaged = |detail: String| Error::Damaged { object: piece.object.clone(), detail };
+    let object = folders.resolve(piece).ok_or_else(|| damaged("its name leaves the job's prefix".into()))?;
     let (mut at, mut crc) = (0, 0);
-    while at < file.length {
-        let range = file.offset + at..file.offset + file.length.min(at + CHUNK);
+    while at < piece.length {
+        let range = piece.offset + at..piece.offset + piece.length.min(at + CHUNK);
         let wanted = range.end - range.start;
-        let bytes = match store.get_range(&object, range).await {
+        let bytes = match folders.store.get_range(&object, range).await {
             Ok(bytes) => bytes,
             Err(objects::Error::NotFound { .. }) => return Err(damaged("it is missing".into())),
             Err(error) => return Err(Error::Store(error)),
         };
         if bytes.len() as u64 != wanted {
-            return Err(damaged(format!("it ends after {} of {} bytes", at + bytes.len() as u64, file.length)));
+            return Err(damaged(format!("it ends after {} of {} bytes", at + bytes.len() as u64, piece.length)));
         }
         crc = crc32c::crc32c_append(crc, &bytes);
-        out.write_all(&bytes).await.map_err(|source| Error::local(&path, source))?;
+        out.write_all(&bytes).await.map_err(|source| Error::local(path, source))?;
         at += wanted;
     }
-    if crc != file.crc32c {
-        return Err(damaged(format!("its checksum is {crc:08x}, recorded is {:08x}", file.crc32c)));
+    if crc != piece.crc32c {
+        return Err(damaged(format!("its checksum is {crc:08x}, recorded is {:08x}", piece.crc32c)));
     }
-    out.sync_all().await.map_err(|source| Error::local(&path, source))
+    Ok(())
 }
 
 /// Links the files of a local copy: SSTs by size (their blocks carry checksums), the rest by checksum.
-fn link_copy(files: &[v1::SnapshotFile], copy: &Path, db: &Path) -> io::Result<()> {
+fn link_copy(files: &BTreeMap<String, Pieces>, copy: &Path, db: &Path) -> io::Result<()> {
     fs::create_dir_all(db)?;
-    for file in files {
-        let (from, to) = (copy.join(&file.name), db.join(&file.name));
-        if file.sst_id.is_empty() {
+    for (name, pieces) in files {
+        let (from, to) = (copy.join(name), db.join(name));
+        let length: u64 = pieces.iter().map(|piece| piece.length).sum();
+        if pieces.iter().all(|piece| piece.sst_id.is_empty()) {
             fs::copy(&from, &to)?;
-            if checksum(&to).map_err(io::Error::other)? != (file.crc32c, file.length) {
-                return Err(io::Error::other("the local copy differs"));
+            for piece in pieces {
+                if checksum(&to, piece.at..piece.at + piece.length).map_err(io::Error::other)? != piece.crc32c {
+                    return Err(io::Error::other("the local copy differs"));
+                }
             }
         } else {
             fs::hard_link(&from, &to)?;
-            if fs::metadata(&to)?.len() != file.length {
-                return Err(io::Error::other("the local copy differs"));
-            }
+        }
+        if fs::metadata(&to)?.len() != length {
+            return Err(io::Error::other("the local copy differs"));
         }
     }
     Ok(())
@@ -105,4 +138,74 @@ fn link_copy(files: &[v1::SnapshotFile], copy: &Path, db: &Path) -> io::Result<(
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::checkpoint::{layout, memory::MemoryStore, objects::ObjectStore as _};
+
+    fn slice(name: &str, object: &str, offset: u64, at: u64, content: &str) -> v1::SnapshotFile {
+        v1::SnapshotFile {
+            name: name.into(),
+            object: object.into(),
+            offset,
+            at,
+            length: content.len() as u64,
+            crc32c: crc32c::crc32c(content.as_bytes()),
+            ..Default::default()
+        }
+    }
+
+    async fn folders() -> Folders {
+        let store = MemoryStore::default();
+        store.put("job/pack-1", Bytes::from_static(b"..one..two")).await.unwrap();
+        store.put("parent/pack-2", Bytes::from_static(b"three")).await.unwrap();
+        let job = |prefix| layout::Job::at(prefix).unwrap();
+        Folders { store: Arc::new(store), own: job("job/"), origins: vec![job("parent/")] }
+    }
+
+    fn snapshot(files: Vec<v1::SnapshotFile>) -> v1::ShardSnapshot {
+        v1::ShardSnapshot { files, ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn pieces_of_a_file_are_joined_from_packs_and_origins_in_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let from_parent = v1::SnapshotFile { origin: 1, ..slice("log", "pack-2", 0, 3, "three") };
+        let snapshot =
+            snapshot(vec![from_parent, slice("log", "pack-1", 2, 0, "one"), slice("x", "pack-1", 7, 0, "two")]);
+        let (copy, db) = (dir.path().join("copy"), dir.path().join("db"));
+        let source = restore(&snapshot, copy.clone(), db.clone(), &folders().await).await.unwrap();
+        assert_eq!(source, Source::Store);
+        assert_eq!(fs::read_to_string(db.join("log")).unwrap(), "onethree");
+        assert_eq!(fs::read_to_string(db.join("x")).unwrap(), "two");
+        fs::rename(&db, &copy).unwrap();
+        assert_eq!(restore(&snapshot, copy, db, &folders().await).await.unwrap(), Source::Local);
+    }
+
+    #[tokio::test]
+    async fn a_gap_a_stranger_and_a_damaged_slice_are_told_by_their_object() {
+        let restore_files = restore;
+        let restore = async |file: v1::SnapshotFile| {
+            let dir = tempfile::tempdir().unwrap();
+            let db = dir.path().join("db");
+            let result = restore_files(&snapshot(vec![file]), dir.path().join("copy"), db, &folders().await).await;
+            match result.unwrap_err() {
+                Error::Damaged { object, .. } => object,
+                other => panic!("{other}"),
+            }
+        };
+        assert_eq!(restore(slice("log", "pack-1", 2, 3, "one")).await, "pack-1");
+        assert_eq!(restore(slice("log", "../x", 2, 0, "one")).await, "../x");
+        assert_eq!(restore(slice("log", "pack-1", 2, 0, "ONE")).await, "pack-1");
+        assert_eq!(restore(slice("log", "pack-9", 0, 0, "one")).await, "pack-9");
+        assert_eq!(restore(slice("../log", "pack-1", 2, 0, "one")).await, "pack-1");
+        assert_eq!(restore(v1::SnapshotFile { origin: 2, ..slice("log", "pack-1", 2, 0, "one") }).await, "pack-1");
+        assert_eq!(restore(slice("log", "pack-1", 7, 0, "two and more")).await, "pack-1");
+    }
 }

@@ -86,11 +86,12 @@ async fn upload_file(file: FrozenFile, dir: &Path, to: &Destination) -> Result<v
         None => layout::private_file(to.checkpoint, &to.round),
     };
     let checked = path.clone();
-    let (crc32c, length) = blocking(move || checksum(&checked)).await?;
+    let length = fs::metadata(&path).map_err(|source| Error::local(&path, source))?.len();
     if length != file.length {
         let detail = format!("{} has {length} bytes, frozen were {}", path.display(), file.length);
         return Err(Error::local(&path, io::Error::other(detail)));
     }
+    let crc32c = blocking(move || checksum(&checked, 0..length)).await?;
     let full = to.job.resolve(&object).expect("fresh names are confined");
     to.store.put_file(&full, &path).await.map_err(Error::Store)?;
     Ok(v1::SnapshotFile {
