@@ -7,6 +7,8 @@
 //! <cluster>/<job>-<uid>/head                   the job head
 //! <cluster>/<job>-<uid>/shared/<server>/<uuid> files that later checkpoints may refer to
 //! <cluster>/<job>-<uid>/chk/<n>/<round>/…      manifest and private files of one round
+//! <directory>/<job>-<n>-<id>/savepoint         a savepoint or copied checkpoint: written last
+//! <directory>/<job>-<n>-<id>/manifest, files/… what it consists of; self-contained
 //! ```
 //! Names below a job's prefix are relative to it in heads and manifests, and confined to it.
 
@@ -93,6 +95,23 @@ pub fn shared_file(server: &str) -> String {
 /// A fresh name for a file of one round only, relative to the job's prefix. Never used twice.
 pub fn private_file(checkpoint: u64, round: &str) -> String {
     format!("chk/{checkpoint}/{round}/{}", Uuid::new_v4().simple())
+}
+
+/// The folder of a savepoint or of a copied checkpoint below the directory that it was asked to go to.
+pub fn savepoint(job: &str, checkpoint: u64) -> String {
+    let id = Uuid::new_v4().simple().to_string();
+    format!("{job}-{checkpoint}-{}/", &id[..8])
+}
+
+/// The object of a savepoint's folder that makes it whole.
+pub const SAVEPOINT: &str = "savepoint";
+
+/// The manifest of a savepoint, in its folder.
+pub const SAVEPOINT_MANIFEST: &str = "manifest";
+
+/// A file of a savepoint, in its folder.
+pub fn savepoint_file() -> String {
+    format!("files/{}", Uuid::new_v4().simple())
 }
 
 /// The name of a round's manifest, relative to the job's prefix.

@@ -33,18 +33,31 @@ pub struct Folders {
     pub store: SharedStore,
     /// What names in the manifest are relative to.
     pub own: layout::Job,
-    /// The manifest's origins, in its order.
-    pub origins: Vec<layout::Job>,
 }
 
 impl Folders {
     /// The full path of a file's object in the store; `None` if its name leaves its folder.
-    pub fn resolve(&self, file: &v1::SnapshotFile) -> Option<String> {
-        let folder = match file.origin {
-            0 => &self.own,
-            n => self.origins.get(n as usize - 1)?,
-        };
-        folder.resolve(&file.object)
+    pub fn resolve(&self, shard: &v1::ShardSnapshot, file: &v1::SnapshotFile) -> Option<String> {
+        match file.origin {
+            0 => self.own.resolve(&file.object),
+            n => layout::Job::at(shard.origins.get(n as usize - 1)?)?.resolve(&file.object),
+        }
+    }
+
+    /// The folder of a file's object, relative to the store's root; `None` if the shard does not name it.
+    pub fn folder<'a>(&'a self, shard: &'a v1::ShardSnapshot, file: &v1::SnapshotFile) -> Option<&'a str> {
+        match file.origin {
+            0 => Some(self.own.prefix()),
+            n => shard.origins.get(n as usize - 1).map(String::as_str),
+        }
+    }
+}
+
+/// The folder that a checkpoint's manifest and files are in; `None` if its entry leaves the store.
+pub fn folder(job: &layout::Job, entry: &v1::CompletedCheckpoint) -> Option<layout::Job> {
+    match (&entry.location[..], &entry.prefix[..]) {
+        ("", "") => Some(job.clone()),
+        (_, prefix) => layout::Job::at(prefix),
     }
 }
 
@@ -54,16 +67,11 @@ pub async fn open(
     job: &layout::Job,
     entry: &v1::CompletedCheckpoint,
 ) -> Result<(v1::Manifest, Folders), Error> {
-    let damaged = |detail: &str| Error::Damaged { object: entry.manifest.clone(), detail: detail.to_owned() };
-    let own = match (&entry.location[..], &entry.prefix[..]) {
-        ("", "") => job.clone(),
-        (_, prefix) => layout::Job::at(prefix).ok_or_else(|| damaged("its prefix leaves its store"))?,
-    };
+    let left = || Error::Damaged { object: entry.manifest.clone(), detail: "its prefix leaves its store".to_owned() };
+    let own = folder(job, entry).ok_or_else(left)?;
     let store = stores.at(&entry.location).await.map_err(Error::Store)?;
     let manifest = read(&store, &own, entry).await?;
-    let origins = manifest.origins.iter().map(|origin| layout::Job::at(origin)).collect::<Option<_>>();
-    let origins = origins.ok_or_else(|| damaged("one of its origins leaves its store"))?;
-    Ok((manifest, Folders { store, own, origins }))
+    Ok((manifest, Folders { store, own }))
 }
 
 /// Encodes a manifest: its bytes and their checksum.

@@ -4,6 +4,8 @@
 
 pub mod canonical;
 pub mod conformance;
+pub mod copy;
+pub mod found;
 pub mod frame;
 pub mod layout;
 pub mod local;

@@ -1,6 +1,10 @@
 //! The stores that checkpoints are in: the cluster's own, and those that a location names.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use super::{
     objects::{Error, Result, SharedStore},
@@ -13,13 +17,20 @@ pub struct Stores {
     own: SharedStore,
     config: StoreConfig,
     allowed: Vec<String>,
+    scratch: PathBuf,
     opened: Mutex<HashMap<String, SharedStore>>,
 }
 
 impl Stores {
-    /// Stores around the cluster's own; other locations must be, or lie below, one of `allowed`.
-    pub fn new(own: SharedStore, config: StoreConfig, allowed: Vec<String>) -> Self {
-        Self { own, config, allowed, opened: Mutex::default() }
+    /// Stores around the cluster's own; other locations must be, or lie below, one of `allowed`. Large objects on
+    /// their way from one to another pass through `scratch`, a local directory.
+    pub fn new(own: SharedStore, config: StoreConfig, allowed: Vec<String>, scratch: PathBuf) -> Self {
+        Self { own, config, allowed, scratch, opened: Mutex::default() }
+    }
+
+    /// Where large objects pass through.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
     }
 
     /// The cluster's own store.
@@ -50,6 +61,15 @@ impl Stores {
         Ok(store)
     }
 
+    /// A directory as the cluster's own store knows it, if it lies in there: its prefix, with a slash at its end.
+    pub fn own_prefix(&self, location: &str) -> Option<String> {
+        let rest = plain(location.trim_end_matches('/')).strip_prefix(plain(self.own.url()))?;
+        match rest {
+            "" => Some(String::new()),
+            rest => rest.strip_prefix('/').map(|prefix| format!("{prefix}/")),
+        }
+    }
+
     fn allows(&self, location: &str) -> bool {
         let location = plain(location);
         let within = |allowed: &String| {
@@ -75,7 +95,8 @@ mod tests {
 
     fn stores(allowed: &[&str]) -> Stores {
         let own = std::sync::Arc::new(super::super::memory::MemoryStore::default());
-        Stores::new(own, StoreConfig::default(), allowed.iter().map(|dir| (*dir).to_owned()).collect())
+        let allowed = allowed.iter().map(|dir| (*dir).to_owned()).collect();
+        Stores::new(own, StoreConfig::default(), allowed, PathBuf::new())
     }
 
     #[tokio::test]

@@ -78,8 +78,6 @@ pub enum Event {
     Register { token: Token, operator: String, descriptors: Vec<v1::StateDescriptor> },
     /// Somebody replaces a descriptor.
     Replace { token: Token, request: v1::ReplaceDescriptorRequest },
-    /// Somebody wants the job to go back to its last completed checkpoint.
-    Rewind { token: Token, cause: String },
     /// Somebody wants the job to go to a checkpoint; its id in the job is given here.
     Restore { token: Token, target: Box<restore::Target> },
     /// Somebody deletes the job.
@@ -293,7 +291,6 @@ impl Machine {
                 self.wishes.register.push((token, operator, descriptors));
             }
             Event::Replace { token, request } => self.wishes.replace.push((token, request)),
-            Event::Rewind { token, cause } => self.wishes.rewind.push((token, cause)),
             Event::Restore { token, target } => {
                 let id = self.next_id;
                 self.next_id += 1;

@@ -41,8 +41,6 @@ pub struct Wishes {
     pub replace: Vec<(Token, v1::ReplaceDescriptorRequest)>,
     /// Workers that left: operator, worker, and the checkpoint behind which they wrote nothing.
     pub left: Vec<(String, String, u64)>,
-    /// Rewinds asked for.
-    pub rewind: Vec<(Token, String)>,
     /// Restores asked for.
     pub restore: Vec<(Token, restore::Target)>,
     /// Deletions asked for.
@@ -78,11 +76,10 @@ impl Wishes {
     /// All callers that still wait.
     pub fn tokens(&mut self) -> Vec<Token> {
         let registering = self.register.drain(..).map(|(token, ..)| token);
-        let rewinding = self.rewind.drain(..).map(|(token, _)| token);
         let restoring = self.restore.drain(..).map(|(token, _)| token);
         let promised = self.promised.drain(..).map(|(token, _)| token);
         let replacing = self.replace.drain(..).map(|(token, _)| token);
-        registering.chain(replacing).chain(rewinding).chain(restoring).chain(promised).chain(self.delete.drain(..)).collect()
+        registering.chain(replacing).chain(restoring).chain(promised).chain(self.delete.drain(..)).collect()
     }
 }
 
@@ -120,12 +117,7 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
         let restored = take_to_checkpoint(&mut next, wishes, &mut planned);
         let cause = place(&mut next, observed).or_else(|| lost(&mut next, observed));
         let cause = cause.or_else(|| membership(&mut next, observed, wishes));
-        let asked = wishes.rewind.drain(..).map(|(token, cause)| {
-            wishes.promised.push((token, Promise::Done));
-            cause
-        });
-        let asked = asked.last();
-        planned.rewind = cause.or(asked);
+        planned.rewind = cause;
         match (&planned.rewind, restored) {
             // All shards go where they were asked to: that takes in whatever else happened.
             (_, Some(cause)) => planned.rewind = Some(cause),

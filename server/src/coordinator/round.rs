@@ -165,7 +165,6 @@ impl Round {
             workers: self.workers.values().flatten().cloned().collect(),
             triggered_ms: self.triggered_wall_ms,
             written_by: concat!("forebay ", env!("CARGO_PKG_VERSION")).to_owned(),
-            origins: Vec::new(),
         }
     }
 

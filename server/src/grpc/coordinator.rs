@@ -189,21 +189,16 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::RestoreJobRequest>,
     ) -> Result<Response<v1::RestoreJobResponse>, Status> {
-        let request = request.into_inner();
-        let seen = self.coordinator.seen(&request.job)?;
-        let last = seen.head.completed.last().map_or(0, |completed| completed.id);
-        if !request.location.is_empty() || (request.checkpoint != 0 && request.checkpoint != last) {
-            return Err(unsupported("a restore of anything but the job's last completed checkpoint"));
-        }
-        if request.validate_only {
-            return Ok(Response::new(v1::RestoreJobResponse { job: Some(seen.info()) }));
-        }
-        let job = self.coordinator.rewind(&request.job, "a restore was asked for".into()).await?;
+        let job = self.coordinator.restore(request.into_inner()).await?;
         Ok(Response::new(v1::RestoreJobResponse { job: Some(job) }))
     }
 
-    async fn branch_job(&self, _: Request<v1::BranchJobRequest>) -> Result<Response<v1::BranchJobResponse>, Status> {
-        Err(unsupported("branching a job"))
+    async fn branch_job(
+        &self,
+        request: Request<v1::BranchJobRequest>,
+    ) -> Result<Response<v1::BranchJobResponse>, Status> {
+        let job = self.coordinator.branch(request.into_inner()).await?;
+        Ok(Response::new(v1::BranchJobResponse { job: Some(job) }))
     }
 
     async fn copy_checkpoint(

@@ -18,8 +18,10 @@ fn state(id: u32, name: &str, codec: &str) -> v1::RegisteredState {
 }
 
 fn spec() -> v1::JobSpec {
-    let operator = v1::Operator { name: "op".into(), shards: 2, access: v1::Access::Leased.into(), ..Default::default() };
-    let other = v1::Operator { name: "shared".into(), shards: 1, access: v1::Access::Shared.into(), ..Default::default() };
+    let operator =
+        v1::Operator { name: "op".into(), shards: 2, access: v1::Access::Leased.into(), ..Default::default() };
+    let other =
+        v1::Operator { name: "shared".into(), shards: 1, access: v1::Access::Shared.into(), ..Default::default() };
     v1::JobSpec { name: "job".into(), max_parallelism: 128, operators: vec![operator, other], ..Default::default() }
 }
 

@@ -45,7 +45,7 @@ pub async fn restore(
     fs::create_dir_all(&db).map_err(|source| Error::local(&db, source))?;
     let mut downloads = Vec::new();
     for (name, pieces) in &files {
-        downloads.push(download(db.join(name), pieces, folders));
+        downloads.push(download(db.join(name), snapshot, pieces, folders));
     }
     stream::iter(downloads).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     Ok(Source::Store)
@@ -75,27 +75,36 @@ fn by_name(slices: &[v1::SnapshotFile]) -> Result<BTreeMap<String, Pieces>, Erro
     Ok(files)
 }
 
-async fn download(path: PathBuf, pieces: &[v1::SnapshotFile], folders: &Folders) -> Result<(), Error> {
+async fn download(
+    path: PathBuf,
+    snapshot: &v1::ShardSnapshot,
+    pieces: &[v1::SnapshotFile],
+    folders: &Folders,
+) -> Result<(), Error> {
     let mut out = tokio::fs::File::create(&path).await.map_err(|source| Error::local(&path, source))?;
     for piece in pieces {
-        append(piece, &path, &mut out, folders).await?;
+        let object = folders.resolve(snapshot, piece).ok_or_else(|| Error::Damaged {
+            object: piece.object.clone(),
+            detail: "its name leaves the job's prefix".into(),
+        })?;
+        append(piece, &object, &path, &mut out, folders).await?;
     }
     out.sync_all().await.map_err(|source| Error::local(&path, source))
 }
 
 async fn append(
     piece: &v1::SnapshotFile,
+    object: &str,
     path: &Path,
     out: &mut tokio::fs::File,
     folders: &Folders,
 ) -> Result<(), Error> {
     let damaged = |detail: String| Error::Damaged { object: piece.object.clone(), detail };
-    let object = folders.resolve(piece).ok_or_else(|| damaged("its name leaves the job's prefix".into()))?;
     let (mut at, mut crc) = (0, 0);
     while at < piece.length {
         let range = piece.offset + at..piece.offset + piece.length.min(at + CHUNK);
         let wanted = range.end - range.start;
-        let bytes = match folders.store.get_range(&object, range).await {
+        let bytes = match folders.store.get_range(object, range).await {
             Ok(bytes) => bytes,
             Err(objects::Error::NotFound { .. }) => return Err(damaged("it is missing".into())),
             Err(error) => return Err(Error::Store(error)),
@@ -166,11 +175,11 @@ mod tests {
         store.put("job/pack-1", Bytes::from_static(b"..one..two")).await.unwrap();
         store.put("parent/pack-2", Bytes::from_static(b"three")).await.unwrap();
         let job = |prefix| layout::Job::at(prefix).unwrap();
-        Folders { store: Arc::new(store), own: job("job/"), origins: vec![job("parent/")] }
+        Folders { store: Arc::new(store), own: job("job/") }
     }
 
     fn snapshot(files: Vec<v1::SnapshotFile>) -> v1::ShardSnapshot {
-        v1::ShardSnapshot { files, ..Default::default() }
+        v1::ShardSnapshot { files, origins: vec!["parent/".into()], ..Default::default() }
     }
 
     #[tokio::test]
