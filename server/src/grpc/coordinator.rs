@@ -5,8 +5,9 @@
 use std::{pin::Pin, sync::Arc};
 
 use forebay_proto::{reason::Refused, v1};
-use futures::{Stream, StreamExt as _};
-use tokio_stream::wrappers::WatchStream;
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{UnboundedReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
 use v1::{ErrorReason as Reason, coordinator_service_server::CoordinatorService};
 
@@ -203,9 +204,15 @@ impl CoordinatorService for CoordinatorEdge {
 
     async fn copy_checkpoint(
         &self,
-        _: Request<v1::CopyCheckpointRequest>,
+        request: Request<v1::CopyCheckpointRequest>,
     ) -> Result<Response<Self::CopyCheckpointStream>, Status> {
-        Err(unsupported("copying a checkpoint"))
+        let (coordinator, request) = (self.coordinator.clone(), request.into_inner());
+        let (progress, heard) = mpsc::unbounded_channel();
+        let done = async move { coordinator.copy(request, progress).await };
+        let heard = UnboundedReceiverStream::new(heard).map(Ok);
+        // The stream ends with the copy: well, or with what went wrong.
+        let end = stream::once(done).filter_map(async |done| done.err().map(|refused| Err(Status::from(refused))));
+        Ok(Response::new(Box::pin(stream::select(heard, end))))
     }
 
     async fn collect_garbage(

@@ -1,15 +1,19 @@
 //! Takes jobs to checkpoints of their own and of elsewhere, makes jobs from them, copies them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use forebay_proto::{reason::Refused, v1};
+use tokio::sync::mpsc;
 use tracing::info;
 use uuid::Uuid;
 use v1::ErrorReason as Reason;
 
 use super::{Coordinator, Job};
 use crate::{
-    checkpoint::{found, manifest, objects},
+    checkpoint::{
+        copy, found, layout, manifest,
+        objects::{self, SharedStore},
+    },
     coordinator::{
         machine::Event,
         restore::{self, Target},
@@ -62,6 +66,50 @@ impl Coordinator {
         self.make(&request.job, &entry, &manifest, &BTreeMap::new(), false).await
     }
 
+    /// Copies a checkpoint to a directory, and tells how far it is.
+    pub async fn copy(
+        &self,
+        request: v1::CopyCheckpointRequest,
+        progress: mpsc::UnboundedSender<v1::CopyCheckpointResponse>,
+    ) -> Result<(), Refused> {
+        let job = self.job(&request.job)?;
+        let seen = job.seen();
+        let Some(entry) = entry_of(&request.job, &seen.head, request.checkpoint)? else {
+            let message = format!("job {:?} has no completed checkpoint yet: trigger one", request.job);
+            return Err(Refused::new(Reason::CheckpointUnknown, message));
+        };
+        let paths = self.cluster.job(&request.job, &seen.head.job_uid);
+        let opened = manifest::open(&self.stores, &paths, &entry).await;
+        let (manifest, folders) = opened.map_err(|error| refused(&error.into()))?;
+        let to = self.destination(&request.directory, &request.job, entry.id).await?;
+        let location = to.location.clone();
+        let tell = move |bytes_done, bytes| {
+            let response = v1::CopyCheckpointResponse { bytes_done, bytes, location: location.clone() };
+            // An error means that the caller does not listen any more; the copy is finished all the same.
+            progress.send(response).ok();
+        };
+        tell(0, entry.full_bytes);
+        let copied = copy::copy(&entry, &manifest, &folders, &to.at(self.stores.scratch()), &tell).await;
+        copied.map_err(|error| copy_refused(&error))?;
+        info!(job = request.job, checkpoint = entry.id, location = to.location, "checkpoint copied");
+        Ok(())
+    }
+
+    /// A fresh folder below a directory.
+    async fn destination(&self, directory: &str, job: &str, checkpoint: u64) -> Result<Fresh, Refused> {
+        if directory.is_empty() {
+            return Err(Refused::new(Reason::FieldMissing, "the directory is missing").field("directory"));
+        }
+        let (location, prefix) = found::place(&self.stores, directory);
+        let store = self.stores.at(&location).await.map_err(|error| refused(&error.into()))?;
+        let name = layout::savepoint(job, checkpoint);
+        let folder = layout::Job::at(&format!("{prefix}{name}")).ok_or_else(|| {
+            Refused::new(Reason::FieldInvalid, format!("{directory} is not a directory's URL")).field("directory")
+        })?;
+        let location = format!("{}/{}", directory.trim_end_matches('/'), name.trim_end_matches('/'));
+        Ok(Fresh { store, folder, location })
+    }
+
     async fn take(&self, job: &Arc<Job>, target: Target, validate_only: bool) -> Result<v1::JobInfo, Refused> {
         if validate_only {
             restore::apply(&mut job.seen().head.clone(), &target)?;
@@ -100,6 +148,30 @@ impl Coordinator {
         info!(job = name, from = entry.prefix, location = entry.location, "job made from a checkpoint");
         job.ask(|token| Event::Created { token }).await?;
         Ok(job.seen().info())
+    }
+}
+
+/// A folder that nothing is in yet.
+struct Fresh {
+    store: SharedStore,
+    folder: layout::Job,
+    /// As a caller names it.
+    location: String,
+}
+
+impl Fresh {
+    fn at<'a>(&self, scratch: &'a Path) -> copy::Destination<'a> {
+        copy::Destination { store: self.store.clone(), folder: self.folder.clone(), scratch }
+    }
+}
+
+/// What a caller is told of a copy that failed.
+fn copy_refused(error: &copy::Error) -> Refused {
+    let message = error.to_string();
+    match error {
+        copy::Error::Damaged { object, .. } => Refused::new(Reason::CheckpointCorrupt, message).with("object", object),
+        copy::Error::Store(_) => Refused::new(Reason::StoreUnavailable, message),
+        copy::Error::Local { .. } => Refused::new(Reason::Io, message),
     }
 }
 
