@@ -80,6 +80,8 @@ pub enum Event {
     Collect { token: Token, dry_run: bool },
     /// A step of a collection was done.
     Collection { run: u64, done: Result<collect::Done, String> },
+    /// Somebody wants a completed checkpoint to keep its files, and goes on once the head says so.
+    Pin { token: Token, pin: v1::Pin },
     /// A pin is not needed any more.
     Unpin { holder: String },
     /// Somebody registers states.
@@ -316,6 +318,7 @@ impl Machine {
             Event::Trigger { token, kind, full } => self.triggers.push(rounds::Trigger { token, kind, full }),
             Event::Collect { token, dry_run } => self.collector.ask(token, dry_run),
             Event::Collection { run, done } => self.collection_step(run, done, now, actions),
+            Event::Pin { token, pin } => self.wishes.pin.push((token, pin)),
             Event::Unpin { holder } => self.wishes.unpin.push(holder),
             Event::Register { token, operator, descriptors } => {
                 self.wishes.register.push((token, operator, descriptors));

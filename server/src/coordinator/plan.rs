@@ -54,6 +54,8 @@ pub struct Wishes {
     pub delete: Vec<Token>,
     /// Uploads of aborted rounds that are to be kept.
     pub pins: Vec<v1::Pin>,
+    /// Pins asked for.
+    pub pin: Vec<(Token, v1::Pin)>,
     /// Holders of pins that are not needed any more.
     pub unpin: Vec<String>,
     /// Rounds that failed, as far as they count.
@@ -92,7 +94,9 @@ impl Wishes {
         let restoring = self.restore.drain(..).map(|(token, _)| token);
         let promised = self.promised.drain(..).map(|(token, _)| token);
         let replacing = self.replace.drain(..).map(|(token, _)| token);
-        registering.chain(replacing).chain(restoring).chain(promised).chain(self.delete.drain(..)).collect()
+        let pinning = self.pin.drain(..).map(|(token, _)| token);
+        let waiting = registering.chain(replacing).chain(restoring).chain(promised).chain(pinning);
+        waiting.chain(self.delete.drain(..)).collect()
     }
 }
 
@@ -130,7 +134,7 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
         if observed.may_commit {
             retention::commit(&mut next, observed.rounds);
         }
-        pins(&mut next, observed, wishes);
+        pins(&mut next, observed, wishes, &mut planned);
         let restored = take_to_checkpoint(&mut next, wishes, &mut planned);
         let cause = place(&mut next, observed).or_else(|| lost(&mut next, observed));
         let cause = cause.or_else(|| membership(&mut next, observed, wishes));
@@ -165,8 +169,17 @@ fn failures(next: &mut v1::JobHead, wishes: &mut Wishes) -> Option<String> {
     Some(format!("{failed} checkpoints in a row failed, tolerated are {limit}"))
 }
 
-fn pins(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes) {
+fn pins(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes, planned: &mut Planned) {
     retention::pin(next, std::mem::take(&mut wishes.pins));
+    for (token, pin) in std::mem::take(&mut wishes.pin) {
+        if pin.checkpoint == 0 || next.completed.iter().any(|completed| completed.id == pin.checkpoint) {
+            retention::pin(next, vec![pin]);
+            wishes.promised.push((token, Promise::Done));
+        } else {
+            let message = format!("checkpoint {} is not kept any more: it cannot be pinned", pin.checkpoint);
+            planned.answers.push((token, Err(Refused::new(v1::ErrorReason::CheckpointUnknown, message))));
+        }
+    }
     for holder in wishes.unpin.drain(..) {
         next.pins.retain(|pin| pin.holder != holder);
     }

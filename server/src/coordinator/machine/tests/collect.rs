@@ -299,6 +299,20 @@ fn pinned() -> bool {
         && store.deleted.contains(&"chk/5/r/manifest".to_owned())
 }
 
+#[test]
+fn only_what_is_there_can_be_pinned_and_it_keeps_its_files_when_it_leaves_the_head() {
+    let retained = v1::CheckpointSettings { interval_ms: Some(0), retained: 1, ..settings() };
+    let (mut world, mut store) = (World::new(retained), Store::new());
+    let pin = |checkpoint| v1::Pin { holder: "branch b".into(), checkpoint, ..Default::default() };
+    world.step(Event::Pin { token: Token(1), pin: pin(6) });
+    assert_eq!(world.answers[&Token(1)].as_ref().unwrap_err().reason, Reason::CheckpointUnknown);
+    world.step(Event::Pin { token: Token(2), pin: pin(7) });
+    assert!(world.answers[&Token(2)].is_ok());
+    checkpoint(&mut world, &mut store, 1000);
+    store.collect(&mut world);
+    assert_eq!(store.deleted, ["shared/s/orphan"]);
+}
+
 type Clause = fn() -> bool;
 
 const CLAUSES: [(&str, Clause); 12] = [
