@@ -55,12 +55,16 @@ test:
 	cargo test --release --workspace --locked
 	cargo test $(SIMULATION) --test simulation
 	cargo test $(SIMULATION) --test state_model seeded
+	cargo test --release --locked -p forebay-server --no-default-features --features seeded-bugs --lib coordinator
 
-# The state model under 10,000 random sequences per backend, and lists of 10 million elements.
+# The state model under 10,000 random sequences per backend, and lists of 10 million elements. Uploads, compactions,
+# subsumed checkpoints and collections at maximum rate for 10 minutes.
 test-long: setup
 	$(BUILD)
 	FOREBAY_CASES=$(CASES) FOREBAY_ELEMENTS=10000000 \
 	    cargo test --release --locked -p forebay-integration-tests --test state_model
+	FOREBAY_ENDURANCE=600 cargo test --release --locked -p forebay-integration-tests --test processes \
+	    no_file_is_lost_at_maximum_rate -- --nocapture
 
 simulate:
 	deploy/setup.sh

@@ -29,6 +29,18 @@ pub enum Bug {
     VerdictLost = 11,
     /// A clear of a list leaves what its own batch wrote before.
     ClearBlindToBatch = 12,
+    /// Garbage: an object goes though a round that had begun may come to name it.
+    CollectsInReach = 40,
+    /// Garbage: an object goes whatever its age.
+    CollectsYoung = 41,
+    /// Garbage: a round that names what is being deleted completes.
+    CommitsCondemned = 42,
+    /// Garbage: an object is deleted before the head names the tombstone.
+    CollectsUnannounced = 43,
+    /// Garbage: what is pinned goes.
+    CollectsPinned = 44,
+    /// Garbage: a manifest that cannot be read is left out.
+    CollectsBlind = 45,
 }
 
 impl Bug {

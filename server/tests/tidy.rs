@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 22] = [
+const PURE: [&str; 26] = [
     "shard/core.rs",
     "shard/core/opening.rs",
     "shard/core/sweep.rs",
@@ -34,12 +34,16 @@ const PURE: [&str; 22] = [
     "shard/ttl.rs",
     "coordinator/assign.rs",
     "coordinator/descriptors.rs",
+    "coordinator/garbage.rs",
     "coordinator/machine.rs",
+    "coordinator/machine/collect.rs",
+    "coordinator/machine/pins.rs",
     "coordinator/machine/rounds.rs",
     "coordinator/machine/tell.rs",
     "coordinator/members.rs",
     "coordinator/plan.rs",
     "coordinator/restore.rs",
+    "coordinator/retention.rs",
     "coordinator/round.rs",
     "coordinator/spec.rs",
 ];
@@ -131,6 +135,15 @@ fn only_the_edge_names_tonic() {
     for path in sources(&root()) {
         let names_tonic = code(&path).contains("tonic::");
         assert!(!names_tonic || module_of(&path) == "grpc", "{} names tonic", path.display());
+    }
+}
+
+/// Clause a of garbage collection: servers never delete in the object store.
+#[test]
+fn only_the_coordinator_deletes_objects() {
+    for path in sources(&root().join("shard")) {
+        let code = code(&path);
+        assert!(!code.contains("store.delete("), "{} deletes an object", path.display());
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{checkpoint, connection::Connection, job, output::Format, restore, state};
+use crate::{checkpoint, connection::Connection, cost, garbage, job, output::Format, restore, state};
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 refused by the cluster, or not swapped by cas; 2 wrong command line; 69 unreachable or
+Exit codes: 0 done; 1 refused by the cluster, not swapped by cas, or found damaged by verify; 2 wrong command line; 69 unreachable or
 not able to serve now.
 
 Keys and values are text, read by the codec of the state. To write bytes as they are stored, put hex: or
@@ -25,7 +25,7 @@ pub struct Arguments {
     /// How the answer is printed.
     #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
-    /// How long to wait for an answer; `checkpoint trigger` waits for the checkpoint if this is not given.
+    /// How long to wait for an answer; `checkpoint trigger`, `checkpoint verify` and `gc` wait as long as it takes if this is not given.
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
     /// What to do.
@@ -48,7 +48,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Box<state::Command>,
     },
-    /// Take, list and describe checkpoints.
+    /// Take, list, describe and verify checkpoints.
     Checkpoint {
         /// Which of these.
         #[command(subcommand)]
@@ -56,6 +56,10 @@ pub enum Command {
     },
     /// Take a job to a checkpoint, one of its own or one from elsewhere; make the job if it does not exist.
     Restore(restore::Restore),
+    /// Delete objects that no checkpoint refers to.
+    Gc(garbage::Collect),
+    /// Tell what a job's checkpoints take of the object store in a month.
+    Cost(cost::Cost),
     /// Tell how the cluster is.
     Status,
     /// Where the shards are.

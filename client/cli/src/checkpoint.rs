@@ -1,9 +1,9 @@
-//! `forebayctl checkpoint`: take, list and describe checkpoints.
+//! `forebayctl checkpoint`: take, list, describe and verify checkpoints.
 
 use clap::Subcommand;
 use forebay_proto::v1::{
     CompletedCheckpoint, DescribeCheckpointRequest, ErrorReason, ListCheckpointsRequest, Manifest, ShardSnapshot,
-    TriggerCheckpointRequest,
+    TriggerCheckpointRequest, VerifyCheckpointRequest, VerifyCheckpointResponse,
 };
 use serde_json::{Value as Json, json};
 
@@ -39,6 +39,13 @@ pub enum Command {
     },
     /// Copy a checkpoint to another directory, self-contained.
     Copy(restore::Copy),
+    /// Read everything that a checkpoint consists of, and tell what is missing, damaged or too much.
+    Verify {
+        /// The job.
+        job: String,
+        /// The checkpoint [default: the last completed one].
+        id: Option<u64>,
+    },
 }
 
 /// Runs a command on checkpoints.
@@ -48,6 +55,7 @@ pub async fn run(connection: &Connection, command: Command) -> Result<Answer, Fa
         Command::List { job } => list(connection, job).await,
         Command::Copy(copy) => restore::copy(connection, copy).await,
         Command::Describe { job, id } => describe(connection, job, id.unwrap_or_default()).await,
+        Command::Verify { job, id } => verify(connection, job, id.unwrap_or_default()).await,
     }
 }
 
@@ -120,6 +128,44 @@ async fn describe(connection: &Connection, job: String, checkpoint: u64) -> Resu
     Ok(Answer::new(description(&checkpoint, &manifest), described))
 }
 
+async fn verify(connection: &Connection, job: String, checkpoint: u64) -> Result<Answer, Failure> {
+    let request = VerifyCheckpointRequest { job, checkpoint };
+    // It takes as long as reading the whole checkpoint takes.
+    let found = connection.call_once(async |mut coordinator| coordinator.verify_checkpoint(request).await).await?;
+    Ok(verdict(&found))
+}
+
+/// Missing and damaged objects are a no; objects that nothing refers to are only told.
+fn verdict(found: &VerifyCheckpointResponse) -> Answer {
+    let VerifyCheckpointResponse { files, missing, damaged, extra, .. } = found;
+    let sound = missing.is_empty() && damaged.is_empty();
+    let mut text = facts([
+        ("verdict", if sound { "sound" } else { "damaged" }.to_owned()),
+        ("slices read", files.to_string()),
+        ("bytes read", bytes(found.bytes)),
+        ("missing", missing.len().to_string()),
+        ("damaged", damaged.len().to_string()),
+        ("garbage", extra.len().to_string()),
+    ]);
+    let rows = |fault: &'static str, objects: &[String]| {
+        objects.iter().map(move |object| [fault.to_owned(), object.clone()]).collect::<Vec<_>>()
+    };
+    let rows = [rows("missing", missing), rows("damaged", damaged), rows("garbage", extra)].concat();
+    if !rows.is_empty() {
+        text += "\n";
+        text += &columns(["WHAT", "OBJECT"], rows);
+    }
+    let json = json!({
+        "sound": sound,
+        "files": files,
+        "bytes": found.bytes,
+        "missing": missing,
+        "damaged": damaged,
+        "extra": extra,
+    });
+    Answer { no: !sound, ..Answer::new(text, json) }
+}
+
 fn description(checkpoint: &CompletedCheckpoint, manifest: &Manifest) -> String {
     let base = if manifest.base == 0 { "none: full".to_owned() } else { manifest.base.to_string() };
     let mut text = facts([
@@ -129,6 +175,7 @@ fn description(checkpoint: &CompletedCheckpoint, manifest: &Manifest) -> String 
         ("size", bytes(checkpoint.full_bytes)),
         ("uploaded", bytes(checkpoint.new_bytes)),
         ("files", checkpoint.files.to_string()),
+        ("puts", checkpoint.puts.to_string()),
         ("builds on", base),
         ("generation", checkpoint.generation.to_string()),
         ("manifest", checkpoint.manifest.clone()),
@@ -140,11 +187,12 @@ fn description(checkpoint: &CompletedCheckpoint, manifest: &Manifest) -> String 
             shard.files.len().to_string(),
             bytes(shard.full_bytes),
             bytes(shard.new_bytes),
+            shard.puts.to_string(),
             shard.lanes.len().to_string(),
         ]
     });
     text += "\n";
-    text += &columns(["OPERATOR", "KEY GROUPS", "FILES", "SIZE", "UPLOADED", "LANES"], rows);
+    text += &columns(["OPERATOR", "KEY GROUPS", "FILES", "SIZE", "UPLOADED", "PUTS", "LANES"], rows);
     if !manifest.workers.is_empty() {
         let rows = manifest.workers.iter().map(|worker| {
             let elements: usize = worker.lists.iter().map(|list| list.elements.len()).sum();
@@ -164,11 +212,12 @@ fn table(checkpoints: &[CompletedCheckpoint]) -> String {
             took(checkpoint),
             bytes(checkpoint.full_bytes),
             bytes(checkpoint.new_bytes),
+            checkpoint.puts.to_string(),
             checkpoint.files.to_string(),
             checkpoint.generation.to_string(),
         ]
     });
-    columns(["CHECKPOINT", "COMPLETED", "TOOK", "SIZE", "UPLOADED", "FILES", "GENERATION"], rows)
+    columns(["CHECKPOINT", "COMPLETED", "TOOK", "SIZE", "UPLOADED", "PUTS", "FILES", "GENERATION"], rows)
 }
 
 fn json(checkpoint: &CompletedCheckpoint) -> Json {
@@ -179,6 +228,7 @@ fn json(checkpoint: &CompletedCheckpoint) -> Json {
         "full_bytes": checkpoint.full_bytes,
         "new_bytes": checkpoint.new_bytes,
         "files": checkpoint.files,
+        "puts": checkpoint.puts,
         "generation": checkpoint.generation,
         "savepoint": checkpoint.savepoint,
     })
@@ -192,6 +242,7 @@ fn shard_json(shard: &ShardSnapshot) -> Json {
         "files": shard.files.len(),
         "full_bytes": shard.full_bytes,
         "new_bytes": shard.new_bytes,
+        "puts": shard.puts,
         "lanes": shard.lanes.len(),
     })
 }
@@ -207,4 +258,20 @@ fn took(checkpoint: &CompletedCheckpoint) -> String {
 
 fn missing(what: &str) -> Failure {
     Failure::refused(ErrorReason::Internal, format!("the answer has no {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn garbage_alone_leaves_a_checkpoint_sound() {
+        let found =
+            VerifyCheckpointResponse { files: 2, bytes: 7, extra: vec!["shared/s/a".into()], ..Default::default() };
+        assert!(!verdict(&found).no);
+        let missing = VerifyCheckpointResponse { missing: vec!["shared/s/b".into()], ..found };
+        let answer = verdict(&missing);
+        assert!(answer.no && answer.text.contains("missing  shared/s/b"), "{}", answer.text);
+        assert_eq!(answer.json["sound"], json!(false));
+    }
 }

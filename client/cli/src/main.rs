@@ -9,7 +9,9 @@ mod arguments;
 mod checkpoint;
 mod cluster;
 mod connection;
+mod cost;
 mod failure;
+mod garbage;
 mod job;
 mod output;
 mod restore;
@@ -59,6 +61,8 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
         Command::State { command } => state::run(connection, command).await,
         Command::Checkpoint { command } => checkpoint::run(connection, command).await,
         Command::Restore(restore) => restore::restore(connection, restore).await,
+        Command::Gc(collect) => collect.run(connection).await,
+        Command::Cost(cost) => cost.run(connection).await,
         Command::Status => cluster::status(connection).await,
         Command::Shards { command: arguments::Shards::List { job } } => cluster::shards(connection, job).await,
         Command::Servers { command: arguments::Servers::List } => cluster::servers(connection).await,

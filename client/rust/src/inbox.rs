@@ -14,8 +14,8 @@ use crate::error::Error;
 pub(crate) struct Inbox {
     /// The newest assignment that was not taken.
     assignment: Option<v1::Assignment>,
-    /// The newest barrier that was not taken.
-    barrier: Option<v1::Barrier>,
+    /// The barriers that were not taken, oldest first: rounds may overlap.
+    barriers: VecDeque<v1::Barrier>,
     completed: VecDeque<u64>,
     last_completed: u64,
     /// What the worker holds by the assignment that was taken last.
@@ -59,7 +59,7 @@ impl Inbox {
         }
         self.rewinding = false;
         self.ended = None;
-        self.barrier.take_if(|barrier| barrier.generation < assignment.generation);
+        self.barriers.retain(|barrier| barrier.generation >= assignment.generation);
         let error = Error::Rewound {
             generation: assignment.generation,
             checkpoint: assignment.restored_checkpoint,
@@ -75,7 +75,7 @@ impl Inbox {
             return None;
         }
         self.rewinding = true;
-        self.barrier = None;
+        self.barriers.clear();
         self.assignment.take_if(|assignment| assignment.generation < rewinding.generation);
         Some(Error::Rewound {
             generation: rewinding.generation,
@@ -88,13 +88,13 @@ impl Inbox {
     /// loop has taken the assignment that it goes with.
     pub(crate) fn barrier(&mut self, barrier: v1::Barrier) {
         if barrier.generation >= self.generation() {
-            self.barrier = Some(barrier);
+            self.barriers.push_back(barrier);
         }
     }
 
     /// Takes the end of a round.
     pub(crate) fn aborted(&mut self, aborted: &v1::CheckpointAborted) {
-        self.barrier.take_if(|barrier| barrier.round == aborted.round);
+        self.barriers.retain(|barrier| barrier.round != aborted.round);
     }
 
     /// Takes a completion; one that is heard twice counts once.
@@ -109,7 +109,7 @@ impl Inbox {
     pub(crate) fn ended(&mut self, ended: &v1::JoinEnded) -> Error {
         let error = Error::from(Refused::new(ended.reason(), ended.message.clone()));
         self.ended = Some(error.clone());
-        self.barrier = None;
+        self.barriers.clear();
         self.assignment = None;
         error
     }
@@ -125,10 +125,11 @@ impl Inbox {
         Some(assignment)
     }
 
-    /// Hands out the barrier of the present generation.
+    /// Hands out the oldest barrier of the present generation.
     pub(crate) fn take_barrier(&mut self) -> Option<v1::Barrier> {
         let generation = self.generation();
-        self.barrier.take_if(|barrier| barrier.generation == generation)
+        let present = self.barriers.iter().position(|barrier| barrier.generation == generation)?;
+        self.barriers.remove(present)
     }
 
     pub(crate) fn take_completed(&mut self) -> Option<u64> {
@@ -194,6 +195,18 @@ mod tests {
         assert!(inbox.take_barrier().is_none(), "not in that generation yet");
         inbox.take_assignment();
         assert!(inbox.take_barrier().is_some());
+    }
+
+    #[test]
+    fn barriers_of_rounds_that_overlap_are_taken_in_their_order() {
+        let mut inbox = Inbox::default();
+        for checkpoint in 1..=3 {
+            let round = checkpoint.to_string();
+            inbox.barrier(v1::Barrier { checkpoint, round, ..Default::default() });
+        }
+        inbox.aborted(&v1::CheckpointAborted { round: "2".into(), ..Default::default() });
+        let taken: Vec<_> = std::iter::from_fn(|| inbox.take_barrier()).map(|barrier| barrier.checkpoint).collect();
+        assert_eq!(taken, [1, 3]);
     }
 
     #[test]

@@ -70,8 +70,8 @@ pub(crate) struct Membership {
     pub(crate) lease_length: Duration,
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::Receiver<Command>,
-    /// The last report, until its round is over.
-    pub(crate) report: Option<v1::BarrierReport>,
+    /// The reports of rounds that are not over.
+    pub(crate) reports: Vec<v1::BarrierReport>,
     /// True once the worker has said that it leaves.
     pub(crate) leaving: bool,
 }
@@ -119,7 +119,7 @@ impl Membership {
 
     fn join_anew(&mut self) {
         self.hello.join_id = uuid::Uuid::new_v4().simple().to_string();
-        self.report = None;
+        self.reports.clear();
         self.shared.lease.revoke();
     }
 
@@ -164,7 +164,7 @@ impl Membership {
                         if let Some(greeted) = first {
                             self.shared.lease.renew(greeted, self.lease_length);
                             // The former stream may have lost it.
-                            if let Some(report) = &self.report {
+                            for report in &self.reports {
                                 send(Request::Report(report.clone()));
                             }
                         }
@@ -185,7 +185,7 @@ impl Membership {
                 }
                 command = self.commands.recv() => match command {
                     Some(Command::Report(report)) => {
-                        self.report = Some(report.clone());
+                        self.reports.push(report.clone());
                         send(Request::Report(report));
                     }
                     Some(Command::Decline(decline)) => drop(send(Request::Decline(decline))),
@@ -239,16 +239,16 @@ impl Membership {
                 shared.attention.call();
             }
             Response::Completed(completed) => {
-                self.report.take_if(|report| report.checkpoint <= completed.checkpoint);
+                self.reports.retain(|report| report.checkpoint != completed.checkpoint);
                 shared.inbox(|inbox| inbox.completed(completed.checkpoint));
                 shared.attention.call();
             }
             Response::Aborted(aborted) => {
-                self.report.take_if(|report| report.round == aborted.round);
+                self.reports.retain(|report| report.round != aborted.round);
                 shared.inbox(|inbox| inbox.aborted(&aborted));
             }
             Response::Rewinding(rewinding) => {
-                self.report = None;
+                self.reports.clear();
                 let end = shared.inbox(|inbox| inbox.rewinding(rewinding));
                 shared.end_session(end);
             }

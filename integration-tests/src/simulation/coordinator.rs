@@ -20,6 +20,7 @@ use v1::{
 use super::{
     env::Env,
     faults::Moment,
+    garbage,
     head::{HeadFile, Settled},
     network::{ConnectionId, Message, Side},
     schedule::{Life, NodeId, Timer as AnyTimer},
@@ -45,6 +46,8 @@ pub enum Timer {
     Manifest(Id, Box<v1::Manifest>),
     /// The worker state of a checkpoint is read.
     WorkerState(Box<v1::CompletedCheckpoint>),
+    /// A step of a collection of garbage is done.
+    Collection(Box<Action>),
 }
 
 /// A server as its links show it.
@@ -124,6 +127,11 @@ impl Coordinator {
             }
             Timer::Manifest(id, manifest) => self.store_manifest(env, id, *manifest),
             Timer::WorkerState(entry) => self.worker_state(env, &entry),
+            Timer::Collection(action) => {
+                if let Some((run, done)) = garbage::act(env, *action) {
+                    self.step(env, Event::Collection { run, done });
+                }
+            }
         }
     }
 
@@ -156,7 +164,8 @@ impl Coordinator {
         for entry in head.shards.iter().filter(|entry| !entry.server.is_empty()) {
             self.servers.insert(entry.server.clone(), Known { link: None, away_since_ms: env.now_ms() });
         }
-        let machine = Machine::new(head, self.epoch, format!("c{}", self.life.0), now(env));
+        let mut machine = Machine::new(head, self.epoch, format!("c{}", self.life.0), now(env));
+        machine.collect_garbage(env.settings.garbage, now(env));
         self.job = Some((machine, file));
         self.wake(env, TICK_US, Timer::Tick);
     }
@@ -216,6 +225,10 @@ impl Coordinator {
             }
             Action::ToWorker(connection, message) => self.tell_worker(env, connection, message),
             Action::Answer(..) | Action::Routing => {}
+            collecting => {
+                let delay = env.rng.within(300..10_000);
+                self.wake(env, delay, Timer::Collection(Box::new(collecting)));
+            }
         }
     }
 
@@ -239,6 +252,8 @@ impl Coordinator {
         let stored = if env.store_up() {
             let (bytes, crc) = manifest::encode(&manifest);
             let path = forebay_server::checkpoint::layout::manifest(id.checkpoint, &id.round);
+            let now_ms = env.now_ms();
+            env.store.wrote(&path, now_ms);
             env.store.manifests.insert(path, manifest);
             if lost { Err("the answer was lost".to_owned()) } else { Ok((crc, bytes.len() as u64)) }
         } else {

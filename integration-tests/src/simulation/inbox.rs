@@ -1,5 +1,7 @@
 //! What the coordinator has said to a worker: the rules of `client/rust/src/inbox.rs`.
 
+use std::collections::VecDeque;
+
 use forebay_client::Error;
 use forebay_proto::{reason::Refused, v1};
 
@@ -7,7 +9,7 @@ use forebay_proto::{reason::Refused, v1};
 #[derive(Debug, Default)]
 pub struct Inbox {
     assignment: Option<v1::Assignment>,
-    barrier: Option<v1::Barrier>,
+    barriers: VecDeque<v1::Barrier>,
     taken: Option<Grants>,
     ended: Option<Error>,
     /// True once a rewind was announced and until its assignment has come.
@@ -47,7 +49,7 @@ impl Inbox {
         }
         self.rewinding = false;
         self.ended = None;
-        self.barrier.take_if(|barrier| barrier.generation < assignment.generation);
+        self.barriers.retain(|barrier| barrier.generation >= assignment.generation);
         let error = Error::Rewound {
             generation: assignment.generation,
             checkpoint: assignment.restored_checkpoint,
@@ -63,7 +65,7 @@ impl Inbox {
             return None;
         }
         self.rewinding = true;
-        self.barrier = None;
+        self.barriers.clear();
         self.assignment.take_if(|assignment| assignment.generation < rewinding.generation);
         let v1::Rewinding { generation, checkpoint, cause } = rewinding;
         Some(Error::Rewound { generation, checkpoint, cause })
@@ -72,20 +74,20 @@ impl Inbox {
     /// Takes a barrier; one of a former generation is of no interest.
     pub fn barrier(&mut self, barrier: v1::Barrier) {
         if barrier.generation >= self.generation() {
-            self.barrier = Some(barrier);
+            self.barriers.push_back(barrier);
         }
     }
 
     /// Takes the end of a round.
     pub fn aborted(&mut self, aborted: &v1::CheckpointAborted) {
-        self.barrier.take_if(|barrier| barrier.round == aborted.round);
+        self.barriers.retain(|barrier| barrier.round != aborted.round);
     }
 
     /// Takes the end of the joining.
     pub fn ended(&mut self, ended: &v1::JoinEnded) -> Error {
         let error = Error::from(Refused::new(ended.reason(), ended.message.clone()));
         self.ended = Some(error.clone());
-        self.barrier = None;
+        self.barriers.clear();
         self.assignment = None;
         error
     }
@@ -97,10 +99,11 @@ impl Inbox {
         Some(assignment)
     }
 
-    /// Hands out the barrier of the present generation.
+    /// Hands out the oldest barrier of the present generation.
     pub fn take_barrier(&mut self) -> Option<v1::Barrier> {
         let generation = self.generation();
-        self.barrier.take_if(|barrier| barrier.generation == generation)
+        let present = self.barriers.iter().position(|barrier| barrier.generation == generation)?;
+        self.barriers.remove(present)
     }
 
     /// Hands out the end.

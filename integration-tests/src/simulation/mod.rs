@@ -14,6 +14,7 @@ mod coordinator;
 mod disk;
 mod env;
 mod faults;
+mod garbage;
 mod head;
 mod inbox;
 mod input;
@@ -48,11 +49,12 @@ use self::{
 };
 
 /// What faults are to lead to, among the hits of a run.
-pub const EFFECTS: [&str; 5] = [
+pub const EFFECTS: [&str; 6] = [
     "ambiguous head settled",
     "died in a write call",
     "duplicate answered",
     "foreign head found",
+    "garbage collected",
     "left behind a checkpoint",
 ];
 

@@ -124,6 +124,18 @@ impl Oracle {
         self.must(known, || format!("restored checkpoint {restored} is not in the head"));
     }
 
+    /// An object is about to be deleted.
+    pub fn deleted(&mut self, store: &Store, object: &str) {
+        let needs = |entry: &v1::CompletedCheckpoint| {
+            let manifest = store.manifests.get(&entry.manifest);
+            let mut files = manifest.into_iter().flat_map(|manifest| &manifest.shards).flat_map(|shard| &shard.files);
+            entry.manifest == object || files.any(|file| file.object == object)
+        };
+        let needing = store.head.completed.iter().find(|entry| needs(entry)).map(|entry| entry.id);
+        self.must(needing.is_none(), || format!("{object} is deleted, checkpoint {needing:?} needs it"));
+        self.must(object != "head" && object != store.head.tombstone, || format!("{object} is deleted"));
+    }
+
     fn completed(&mut self, store: &Store, entry: &v1::CompletedCheckpoint) {
         self.checkpoints += 1;
         let Some(manifest) = store.manifests.get(&entry.manifest) else {

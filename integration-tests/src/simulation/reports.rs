@@ -61,6 +61,8 @@ impl Server {
         let job_uid = self.view.as_ref().map(|view| view.job_uid.clone()).unwrap_or_default();
         let report = if env.store_up() {
             let object = env.store.fresh_name(barrier.checkpoint, &barrier.round);
+            let now_ms = env.now_ms();
+            env.store.wrote(&object, now_ms);
             env.store.images.insert(object.clone(), image);
             record.files = vec![v1::SnapshotFile { name: "rows".into(), object, uploaded: true, ..Default::default() }];
             Up::Snapshot(v1::SnapshotReport {

@@ -192,8 +192,12 @@ impl Server {
                 self.take_up(env);
             }
             Down::Ended(ended) => {
-                if ended.completed {
-                    self.cores.values_mut().for_each(|core| core.checkpoint_completed(ended.checkpoint));
+                for core in self.cores.values_mut() {
+                    if ended.completed {
+                        core.checkpoint_completed(ended.checkpoint);
+                    } else {
+                        core.checkpoint_aborted(ended.checkpoint);
+                    }
                 }
                 if let Some(entry) = ended.checkpoint_entry {
                     self.completed.insert(entry.id, entry);

@@ -1,7 +1,7 @@
 //! What a seed chooses about its world.
 
 use forebay_proto::v1;
-use forebay_server::coordinator::spec;
+use forebay_server::coordinator::{garbage, spec};
 
 use super::rng::Rng;
 
@@ -55,6 +55,14 @@ pub struct Settings {
     pub fault_gap_us: i64,
     /// How long faults go on.
     pub faults_us: i64,
+    /// Checkpoints at a time.
+    pub max_concurrent: u32,
+    /// Checkpoints that are kept.
+    pub retained: u32,
+    /// Failed checkpoints in a row that are tolerated.
+    pub tolerable_failures: Option<u32>,
+    /// When garbage is collected.
+    pub garbage: garbage::Settings,
 }
 
 impl Settings {
@@ -93,6 +101,13 @@ impl Settings {
             burst,
             fault_gap_us: rng.pick(&[300_000, 1_000_000, 3_000_000]).unwrap_or(800_000),
             faults_us,
+            max_concurrent: rng.pick(&[1, 1, 2, 4]).unwrap_or(1),
+            retained: rng.pick(&[1, 2, 3]).unwrap_or(3),
+            tolerable_failures: if one_worker { None } else { rng.pick(&[None, None, Some(0), Some(2)]).flatten() },
+            garbage: garbage::Settings {
+                interval_ms: rng.pick(&[60, 250, 1_000]).unwrap_or(250),
+                min_age_ms: rng.pick(&[0, 0, 300]).unwrap_or(0),
+            },
         }
     }
 
@@ -107,6 +122,9 @@ impl Settings {
         let checkpoints = v1::CheckpointSettings {
             interval_ms: Some(self.interval_ms),
             timeout_ms: self.timeout_ms,
+            max_concurrent: self.max_concurrent,
+            retained: self.retained,
+            tolerable_failures: self.tolerable_failures,
             ..Default::default()
         };
         let spec = v1::JobSpec {

@@ -59,6 +59,10 @@ pub struct Store {
     pub manifests: BTreeMap<String, v1::Manifest>,
     /// Snapshots, by path.
     pub images: BTreeMap<String, Arc<Image>>,
+    /// What tombstones name, by path.
+    pub tombstones: BTreeMap<String, Vec<String>>,
+    /// When each object was written.
+    pub modified: BTreeMap<String, i64>,
     /// Until when nothing is served.
     pub down_until_us: i64,
     /// What goes wrong next.
@@ -71,6 +75,11 @@ impl Store {
     pub fn fresh_name(&mut self, checkpoint: u64, round: &str) -> String {
         self.objects += 1;
         format!("chk/{checkpoint}/{round}/{}", self.objects)
+    }
+
+    /// Takes note that an object was written.
+    pub fn wrote(&mut self, path: &str, now_ms: i64) {
+        self.modified.insert(path.to_owned(), now_ms);
     }
 
     /// The snapshot of a shard in a completed checkpoint.
@@ -120,6 +129,8 @@ impl Env {
         self.note(format_args!("head {version} generation {generation} last {last} landed {landed}"));
         if landed {
             self.oracle.head_written(&self.store, &head);
+            let now_ms = self.now_ms();
+            self.store.wrote("head", now_ms);
             self.store.version += 1;
             self.store.head = head;
         }

@@ -48,7 +48,7 @@ pub struct Worker {
     asked_us: VecDeque<i64>,
     lease_until_us: i64,
     inbox: Inbox,
-    report: Option<v1::BarrierReport>,
+    reports: Vec<v1::BarrierReport>,
     session: Option<Session>,
     sessions: u64,
     rejoining: bool,
@@ -70,7 +70,7 @@ impl Worker {
             asked_us: VecDeque::new(),
             lease_until_us: 0,
             inbox: Inbox::default(),
-            report: None,
+            reports: Vec::new(),
             session: None,
             sessions: 0,
             rejoining: false,
@@ -163,7 +163,7 @@ impl Worker {
         self.rejoining = false;
         self.gone |= self.leaving;
         self.joins += 1;
-        self.report = None;
+        self.reports.clear();
         self.lease_until_us = 0;
         env.note(format_args!("{} joins anew", self.node().name()));
         self.dial(env);
@@ -236,7 +236,7 @@ impl Worker {
                     self.tries = 0;
                     self.lease_until_us = self.lease_until_us.max(greeted_us + Self::lease_us(env));
                     // The former stream may have lost it.
-                    if let Some(report) = self.report.clone() {
+                    for report in self.reports.clone() {
                         self.say(env, Up::Report(report));
                     }
                 }
@@ -255,7 +255,7 @@ impl Worker {
             }
             Down::Completed(completed) => {
                 let last = completed.checkpoint;
-                self.report.take_if(|report| report.checkpoint <= last);
+                self.reports.retain(|report| report.checkpoint != last);
                 if self.session.is_some() && self.finishing.flatten().is_some_and(|first| first <= last) {
                     env.faults.hit("left behind a checkpoint");
                     self.leave(env, last);
@@ -263,12 +263,12 @@ impl Worker {
                 None
             }
             Down::Aborted(aborted) => {
-                self.report.take_if(|report| report.round == aborted.round);
+                self.reports.retain(|report| report.round != aborted.round);
                 self.inbox.aborted(&aborted);
                 None
             }
             Down::Rewinding(rewinding) => {
-                self.report = None;
+                self.reports.clear();
                 self.inbox.rewinding(rewinding)
             }
             Down::Ended(ended) => {
@@ -300,7 +300,7 @@ impl Worker {
                     if let Some(first) = &mut self.finishing {
                         first.get_or_insert(report.checkpoint);
                     }
-                    self.report = Some(report.clone());
+                    self.reports.push(report.clone());
                     self.say(env, Up::Report(report));
                 }
                 Some(Said::Decline(decline)) => self.say(env, Up::Decline(decline)),

@@ -3,6 +3,7 @@
 mod bad_inputs;
 mod bench;
 mod cli;
+mod collect;
 mod config;
 mod corruption;
 mod exactly_once;

@@ -4,7 +4,9 @@
 //! <cluster>/cluster                            who owns the prefix
 //! <cluster>/leader                             the coordinators' election
 //! <cluster>/jobs/<job>                         name → uid
+//! <cluster>/deleted/<job>-<uid>                a deleted job whose objects go
 //! <cluster>/<job>-<uid>/head                   the job head
+//! <cluster>/<job>-<uid>/tombstones/<name>      what is about to be deleted
 //! <cluster>/<job>-<uid>/shared/<server>/<uuid> files that later checkpoints may refer to
 //! <cluster>/<job>-<uid>/chk/<n>/<round>/…      manifest and private files of one round
 //! <directory>/<job>-<n>-<id>/savepoint         a savepoint or copied checkpoint: written last
@@ -47,6 +49,16 @@ impl Cluster {
     /// Where the records of job names are.
     pub fn job_names(&self) -> String {
         format!("{}/jobs/", self.id)
+    }
+
+    /// The record of a deleted job whose objects go.
+    pub fn deleted_job(&self, job: &str, uid: &str) -> String {
+        format!("{}/deleted/{job}-{uid}", self.id)
+    }
+
+    /// Where the records of deleted jobs are.
+    pub fn deleted_jobs(&self) -> String {
+        format!("{}/deleted/", self.id)
     }
 
     /// Paths of a job.
@@ -112,6 +124,11 @@ pub const SAVEPOINT_MANIFEST: &str = "manifest";
 /// A file of a savepoint, in its folder.
 pub fn savepoint_file() -> String {
     format!("files/{}", Uuid::new_v4().simple())
+}
+
+/// True for the name of a round's manifest.
+pub fn is_manifest(name: &str) -> bool {
+    name.starts_with("chk/") && name.ends_with("/manifest")
 }
 
 /// The name of a round's manifest, relative to the job's prefix.

@@ -1,6 +1,6 @@
 //! The handle to the control plane: what the edge calls.
 
-mod restoring;
+pub(super) mod restoring;
 
 use std::{
     collections::HashMap,
@@ -23,10 +23,13 @@ use v1::{
 };
 
 use super::{
+    deleted,
     election::{self, ElectionError},
+    garbage,
     head::{HeadFile, OpenError},
     job::{self, Job, Seen},
     machine::{Answer, Connection, Event},
+    round::Kind,
     servers::{Link, Servers},
     spec,
 };
@@ -50,11 +53,22 @@ pub struct Config {
     /// Time after its lease that a server may stay away before its shards are lost with it.
     #[serde(with = "humantime_serde")]
     pub server_return_wait: Duration,
+    /// Time from one collection of garbage to the next; 0s collects only when asked.
+    #[serde(with = "humantime_serde")]
+    pub collect_interval: Duration,
+    /// Age, by the object store's clock, before which no object is deleted.
+    #[serde(with = "humantime_serde")]
+    pub collect_min_age: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { server_lease: Duration::from_secs(15), server_return_wait: Duration::from_secs(30) }
+        Self {
+            server_lease: Duration::from_secs(15),
+            server_return_wait: Duration::from_secs(30),
+            collect_interval: Duration::from_secs(300),
+            collect_min_age: Duration::from_secs(600),
+        }
     }
 }
 
@@ -78,9 +92,10 @@ pub enum Error {
 /// The control plane.
 #[derive(Debug)]
 pub struct Coordinator {
-    store: SharedStore,
-    stores: Arc<Stores>,
-    cluster: layout::Cluster,
+    pub(super) store: SharedStore,
+    pub(super) stores: Arc<Stores>,
+    pub(super) cluster: layout::Cluster,
+    garbage: garbage::Settings,
     name: String,
     epoch: u64,
     jobs: DashMap<String, Arc<Job>>,
@@ -106,6 +121,10 @@ impl Coordinator {
             store,
             stores,
             cluster,
+            garbage: garbage::Settings {
+                interval_ms: config.collect_interval.as_millis() as i64,
+                min_age_ms: config.collect_min_age.as_millis() as i64,
+            },
             name: name.to_owned(),
             epoch,
             jobs: DashMap::new(),
@@ -115,6 +134,9 @@ impl Coordinator {
             to_servers,
         });
         coordinator.take_up_jobs().await?;
+        for (job, uid) in deleted::recorded(&coordinator.store, &coordinator.cluster).await? {
+            coordinator.collect_deleted(job, uid, coordinator.servers.lease() + config.server_return_wait);
+        }
         tokio::spawn(Self::run(Arc::downgrade(&coordinator), outbox));
         info!(epoch, jobs = coordinator.jobs.len(), "coordinator leads");
         Ok(coordinator)
@@ -166,15 +188,26 @@ impl Coordinator {
     }
 
     /// Deletes a job.
-    pub async fn delete_job(&self, name: &str, uid: &str) -> Result<(), Refused> {
+    pub async fn delete_job(self: &Arc<Self>, name: &str, uid: &str) -> Result<(), Refused> {
         let job = self.job(name)?;
-        let known = &job.seen().head.job_uid;
+        let seen = job.seen();
+        let known = &seen.head.job_uid;
         if !uid.is_empty() && uid != known {
             let message = format!("job {name:?} has uid {known}, the request says {uid}: it was made anew");
             return Err(Refused::new(Reason::JobUnknown, message));
         }
         job.ask(|token| Event::Delete { token }).await.map(drop)?;
         let _creating = self.creating.lock().await;
+        if deleted::goes(&seen.head) {
+            if let Err(error) = deleted::record(&self.store, &self.cluster, name, known).await {
+                // The name record is still there: the next start finds the deleted head by it.
+                self.jobs.remove(name);
+                let message = format!("the job is deleted, its checkpoints go when the store is back: {error}");
+                return Err(Refused::new(Reason::StoreUnavailable, message));
+            }
+            let job_lease = Duration::from_millis(seen.head.spec.as_ref().map_or(0, |spec| spec.lease_ms));
+            self.collect_deleted(name.to_owned(), known.clone(), self.servers.lease().max(job_lease));
+        }
         // A lost answer leaves the name record; the deleted head tells the next start that it is stale.
         if let Err(error) = self.store.delete(&self.cluster.job_name(name)).await {
             warn!(%error, job = name, "the name record of a deleted job could not be removed");
@@ -226,7 +259,8 @@ impl Coordinator {
 
     /// Takes a checkpoint and waits until it is complete.
     pub async fn trigger(&self, name: &str, full: bool) -> Result<v1::CompletedCheckpoint, Refused> {
-        match self.job(name)?.ask(|token| Event::Trigger { token, full }).await? {
+        let kind = Kind::Manual;
+        match self.job(name)?.ask(|token| Event::Trigger { token, kind, full }).await? {
             Answer::Checkpoint(checkpoint) => Ok(checkpoint),
             _ => Err(wrong_answer()),
         }
@@ -327,7 +361,7 @@ impl Coordinator {
         self.servers.list(&shards)
     }
 
-    fn job(&self, name: &str) -> Result<Arc<Job>, Refused> {
+    pub(super) fn job(&self, name: &str) -> Result<Arc<Job>, Refused> {
         self.jobs.get(name).map(|job| job.clone()).ok_or_else(|| {
             let message = format!("there is no job {name:?}: create it first");
             Refused::new(Reason::JobUnknown, message)
@@ -359,6 +393,10 @@ impl Coordinator {
         }
     }
 
+    fn collect_deleted(self: &Arc<Self>, job: String, uid: String, wait: Duration) {
+        tokio::spawn(deleted::collect(Arc::downgrade(self), job, uid, wait));
+    }
+
     async fn store_new_job(&self, name: &str, head: v1::JobHead) -> Result<Arc<Job>, Refused> {
         let away = |error: &dyn std::fmt::Display| {
             Refused::new(Reason::StoreUnavailable, format!("the job cannot be stored: {error}"))
@@ -385,8 +423,8 @@ impl Coordinator {
     }
 
     fn start_job(&self, head: v1::JobHead, file: HeadFile, paths: layout::Job) -> Arc<Job> {
-        let (store, stores) = (self.store.clone(), self.stores.clone());
-        let environment = job::Environment { store, stores, paths, servers: self.to_servers.clone() };
+        let (store, stores, servers) = (self.store.clone(), self.stores.clone(), self.to_servers.clone());
+        let environment = job::Environment { store, stores, paths, garbage: self.garbage, servers };
         Arc::new(Job::start(head, file, self.epoch, environment))
     }
 
@@ -398,6 +436,9 @@ impl Coordinator {
             let paths = self.cluster.job(&name, &record.job_uid);
             let (head, file) = HeadFile::claim(self.store.clone(), paths.head(), self.epoch).await?;
             if head.deleted {
+                if deleted::goes(&head) {
+                    deleted::record(&self.store, &self.cluster, &name, &record.job_uid).await?;
+                }
                 self.store.delete(&object.path).await?;
                 continue;
             }
@@ -449,6 +490,6 @@ impl Worker {
     }
 }
 
-fn wrong_answer() -> Refused {
+pub(super) fn wrong_answer() -> Refused {
     Refused::new(Reason::Internal, "the job answered something else: please report this")
 }

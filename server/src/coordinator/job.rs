@@ -19,6 +19,8 @@ use tracing::{error, info};
 use v1::{ErrorReason as Reason, ShardStatus, join_response::Message as ToWorker};
 
 use super::{
+    collect::Collector,
+    garbage,
     head::{Deposed, HeadFile},
     machine::{Action, Answer, Connection, Event, Machine, Now, Token},
     plan,
@@ -42,6 +44,8 @@ pub struct Environment {
     pub stores: Arc<Stores>,
     /// The job's paths.
     pub paths: layout::Job,
+    /// When garbage is collected.
+    pub garbage: garbage::Settings,
     /// Sends a message to a server.
     pub servers: mpsc::UnboundedSender<(String, v1::link_response::Message)>,
 }
@@ -86,11 +90,15 @@ impl Job {
     pub fn start(head: v1::JobHead, file: HeadFile, epoch: u64, environment: Environment) -> Self {
         let (events, inputs) = mpsc::channel(QUEUE);
         let nonce = uuid::Uuid::new_v4().simple().to_string();
-        let machine = Machine::new(head, epoch, nonce, now());
+        let name = head.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+        let mut machine = Machine::new(head, epoch, nonce, now());
+        machine.collect_garbage(environment.garbage, now());
+        let collector = Collector::new(environment.store.clone(), environment.paths.clone(), name);
         let (publish, seen) = watch::channel(Arc::new(Seen::of(&machine)));
         let task = Task {
             machine,
             file: Arc::new(Mutex::new(file)),
+            collector: Arc::new(collector),
             environment,
             events: events.clone(),
             waiting: HashMap::new(),
@@ -140,6 +148,7 @@ impl Drop for Job {
 struct Task {
     machine: Machine,
     file: Arc<Mutex<HeadFile>>,
+    collector: Arc<Collector>,
     environment: Environment,
     events: mpsc::Sender<Input>,
     waiting: HashMap<Token, oneshot::Sender<Result<Answer, Refused>>>,
@@ -205,7 +214,17 @@ impl Task {
                 }
             }
             Action::Routing => {}
+            collecting => self.collect(collecting),
         }
+    }
+
+    fn collect(&self, action: Action) {
+        let (collector, events) = (self.collector.clone(), self.events.clone());
+        tokio::spawn(async move {
+            if let Some((run, done)) = collector.act(action).await {
+                events.send(Input::Event(Event::Collection { run, done })).await.ok();
+            }
+        });
     }
 
     fn tell_worker(&mut self, connection: Connection, message: ToWorker) {
@@ -307,7 +326,7 @@ impl Seen {
             shards: head.shards.iter().map(info).collect(),
             workers: machine.members().all().map(worker).collect(),
             failed: machine.failed().cloned().collect(),
-            in_progress: machine.round().map(|round| round.progress()).into_iter().collect(),
+            in_progress: machine.rounds().iter().map(super::round::Round::progress).collect(),
             broken: machine.broken(),
             head,
         }
@@ -324,7 +343,7 @@ impl Seen {
             created_ms: self.head.created_ms,
             shards: self.shards.clone(),
             workers: self.workers.clone(),
-            failures: self.failed.iter().rev().take_while(|failed| failed.counted).count() as u32,
+            failures: self.head.failures,
             rewinds: self.head.generation.saturating_sub(1),
         }
     }

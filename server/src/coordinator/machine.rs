@@ -5,6 +5,8 @@
 //! when the store has confirmed that head does anybody hear of it. One head write is in flight at a
 //! time. See checkpoints.md and semantics.md, sections 4, 5 and 8.
 
+pub mod collect;
+mod pins;
 mod rounds;
 mod tell;
 #[cfg(test)]
@@ -19,7 +21,7 @@ use super::{
     members::Members,
     plan::{self, Observed},
     restore,
-    round::{Cause, Id, Round},
+    round::{Cause, Id, Kind, Round},
 };
 
 /// Checkpoint ids that are reserved in one head write.
@@ -73,7 +75,15 @@ pub enum Event {
     /// Somebody made the job and waits until servers know it.
     Created { token: Token },
     /// Somebody wants a checkpoint now.
-    Trigger { token: Token, full: bool },
+    Trigger { token: Token, kind: Kind, full: bool },
+    /// Somebody wants to know what is garbage, and to have it deleted unless it is a dry run.
+    Collect { token: Token, dry_run: bool },
+    /// A step of a collection was done.
+    Collection { run: u64, done: Result<collect::Done, String> },
+    /// Somebody wants a completed checkpoint to keep its files, and goes on once the head says so.
+    Pin { token: Token, pin: v1::Pin },
+    /// A pin is not needed any more.
+    Unpin { holder: String },
     /// Somebody registers states.
     Register { token: Token, operator: String, descriptors: Vec<v1::StateDescriptor> },
     /// Somebody replaces a descriptor.
@@ -101,6 +111,16 @@ pub enum Action {
     WriteManifest(Id, Box<v1::Manifest>),
     /// Read the worker state of a completed checkpoint.
     ReadWorkerState(v1::CompletedCheckpoint),
+    /// List the job's objects, after writing one that tells the store's time if so said.
+    ListObjects(u64, bool),
+    /// Read what manifests name.
+    ReadNames(u64, Vec<collect::Reference>),
+    /// Store a tombstone.
+    WriteTombstone(u64, String, v1::Tombstone),
+    /// Read a tombstone.
+    ReadTombstone(u64, String),
+    /// Delete objects, of so many bytes.
+    DeleteObjects(u64, Vec<String>, u64),
     /// Tell a server.
     ToServer(String, ToServer),
     /// Tell a worker.
@@ -118,6 +138,8 @@ pub enum Answer {
     Checkpoint(v1::CompletedCheckpoint),
     /// States are registered.
     States(Vec<v1::RegisteredState>),
+    /// Objects that were collected, or would be, with their lengths.
+    Collected(Vec<(String, u64)>),
     /// Done.
     Done,
 }
@@ -158,15 +180,23 @@ pub struct Machine {
     granted_version: u64,
     servers: BTreeMap<String, Server>,
     members: Members,
-    round: Option<Round>,
-    stored: Option<v1::CompletedCheckpoint>,
+    /// The rounds in flight, oldest first.
+    rounds: Vec<Round>,
+    /// Rounds that were aborted, as long as their uploads may still be used.
+    dead: VecDeque<Id>,
+    collector: collect::Collector,
     restored: Restored,
     next_id: u64,
     next_round_ms: i64,
+    /// When the next periodic round may start, for `min_pause`.
+    pause_until_ms: i64,
     rounds_started: u64,
+    /// Completed checkpoints in a row that built on another.
+    since_full: u32,
+    /// True if the next round is to upload everything.
+    avoid_base: bool,
     wishes: plan::Wishes,
-    triggers: Vec<(Token, bool)>,
-    waiting: Vec<(Token, bool)>,
+    triggers: Vec<rounds::Trigger>,
     /// Answers for what servers may have yet to hear of.
     until_known: Vec<(Token, Answer)>,
     failed: VecDeque<v1::FailedRound>,
@@ -184,22 +214,25 @@ impl Machine {
         for writer in head.shards.iter().filter_map(|entry| Some((&entry.operator, entry.writer.as_ref()?))) {
             members.expect(writer.0, &writer.1.worker, &writer.1.join_id, now.mono_ms);
         }
-        let interval = interval_ms(&head);
+        let interval = rounds::settings(&head).interval_ms().cast_signed();
         Self {
             epoch,
             in_flight: None,
             granted_version: head.version,
             servers: BTreeMap::new(),
             members,
-            round: None,
-            stored: None,
+            rounds: Vec::new(),
+            dead: VecDeque::new(),
+            collector: collect::Collector::default(),
             restored: Restored::Unread,
             next_id: head.next_checkpoint_id,
             next_round_ms: now.mono_ms + interval,
+            pause_until_ms: now.mono_ms,
             rounds_started: 0,
+            since_full: rounds::since_full(&head),
+            avoid_base: false,
             wishes: plan::Wishes::default(),
             triggers: Vec::new(),
-            waiting: Vec::new(),
             until_known: Vec::new(),
             failed: VecDeque::new(),
             notice: None,
@@ -229,9 +262,9 @@ impl Machine {
         self.failed.iter()
     }
 
-    /// The round in progress.
-    pub fn round(&self) -> Option<&Round> {
-        self.round.as_ref()
+    /// The rounds in flight, oldest first.
+    pub fn rounds(&self) -> &[Round] {
+        &self.rounds
     }
 
     /// Why the job cannot go on, if it cannot.
@@ -276,17 +309,17 @@ impl Machine {
                     server.applied = applied;
                 }
             }
-            Event::Snapshot(report) => {
-                if let Some(round) = &mut self.round {
-                    round.shard_reported(report);
-                }
-            }
-            Event::SnapshotFailed(failed) => self.snapshot_failed(&failed, now, actions),
+            Event::Snapshot(report) => self.shard_reported(report),
+            Event::SnapshotFailed(failed) => self.snapshot_failed(failed, now, actions),
             Event::Joined { connection, hello } => self.joined(connection, &hello, now, actions),
             Event::Worker { connection, message } => self.worker(connection, message, now, actions),
             Event::Disconnected { connection } => self.members.disconnected(connection),
             Event::Created { token } => self.until_known.push((token, Answer::Done)),
-            Event::Trigger { token, full } => self.triggers.push((token, full)),
+            Event::Trigger { token, kind, full } => self.triggers.push(rounds::Trigger { token, kind, full }),
+            Event::Collect { token, dry_run } => self.collector.ask(token, dry_run),
+            Event::Collection { run, done } => self.collection_step(run, done, now, actions),
+            Event::Pin { token, pin } => self.wishes.pin.push((token, pin)),
+            Event::Unpin { holder } => self.wishes.unpin.push(holder),
             Event::Register { token, operator, descriptors } => {
                 self.wishes.register.push((token, operator, descriptors));
             }
@@ -322,14 +355,16 @@ impl Machine {
     fn advance(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.expire(now, actions);
         self.read_worker_state(now, actions);
-        self.store_complete_round(actions);
+        self.abort_condemned(now, actions);
+        self.store_complete_rounds(actions);
         if self.in_flight.is_none() {
             self.write_head(now, actions);
         }
         self.tell_servers(now, actions);
         self.tell_workers(actions);
         self.answer_once_known(actions);
-        self.start_round(now, actions);
+        self.start_rounds(now, actions);
+        self.collect(now, actions);
     }
 
     fn write_head(&mut self, now: Now, actions: &mut Vec<Action>) {
@@ -337,7 +372,10 @@ impl Machine {
             epoch: self.epoch,
             servers: &self.servers,
             members: &self.members,
-            stored: self.stored.as_ref(),
+            rounds: &self.rounds,
+            may_commit: self.collector.knows(&self.head),
+            tombstone: self.wanted_tombstone(),
+            store_ms: self.collector.store_ms(),
             worker_state_known: matches!(&self.restored, Restored::Known(id, _) if *id == self.head.restored_checkpoint),
             ids_low: self.next_id + 1 >= self.head.next_checkpoint_id,
         };
@@ -351,10 +389,15 @@ impl Machine {
             self.keep_promises(actions);
             return;
         };
-        // A head that completes the round may change grants in the same write: the round was whole before.
-        let completes = |round: &Round| head.completed.last().is_some_and(|last| last.id == round.checkpoint);
-        if self.round.as_ref().is_some_and(|round| !round.agrees_with(&head) && !completes(round)) {
-            self.abort(Cause::Changed, "the job's grants changed", now, actions);
+        // A head that completes a round may change grants in the same write: the round was whole before.
+        for round in &mut self.rounds {
+            round.committing =
+                round.stored.is_some() && head.completed.iter().any(|entry| entry.id == round.checkpoint);
+        }
+        let changed = |round: &&Round| !round.committing && !round.agrees_with(&head);
+        let changed: Vec<String> = self.rounds.iter().filter(changed).map(|round| round.id.clone()).collect();
+        for id in changed {
+            self.abort(&id, Cause::Changed, "the job's grants changed", now, actions);
         }
         head.version = self.head.version + 1;
         self.in_flight = Some(head.clone());
@@ -364,13 +407,11 @@ impl Machine {
     fn head_written(&mut self, now: Now, actions: &mut Vec<Action>) {
         let Some(head) = self.in_flight.take() else { return };
         let before = std::mem::replace(&mut self.head, head);
-        let last = |head: &v1::JobHead| head.completed.last().map_or(0, |completed| completed.id);
         if self.head.generation != before.generation {
             self.tell_rewinding(actions);
         }
-        if last(&self.head) > last(&before) {
-            self.completed(now, actions);
-        }
+        self.tombstone_named();
+        self.completed(now, actions);
         let writers = |head: &v1::JobHead| head.shards.iter().map(|entry| entry.writer.clone()).collect::<Vec<_>>();
         if writers(&self.head) != writers(&before) {
             self.granted_version = self.head.version;
@@ -392,9 +433,11 @@ impl Machine {
     fn depose(&mut self, actions: &mut Vec<Action>) {
         self.deposed = true;
         let message = "another coordinator leads the job: ask it";
-        let waiting = self.waiting.drain(..).chain(self.triggers.drain(..)).map(|(token, _)| token);
+        let waiting = self.rounds.drain(..).flat_map(|round| round.callers);
+        let triggers = self.triggers.drain(..).map(|trigger| trigger.token);
         let until_known = self.until_known.drain(..).map(|(token, _)| token);
-        for token in waiting.chain(until_known).chain(self.wishes.tokens()) {
+        let waiting = waiting.chain(triggers).chain(until_known).chain(self.collector.callers());
+        for token in waiting.chain(self.wishes.tokens()) {
             actions.push(Action::Answer(token, Err(Refused::new(Reason::NoCoordinator, message))));
         }
     }
@@ -408,8 +451,4 @@ pub fn leased(head: &v1::JobHead, operator: &str) -> bool {
 
 fn lease_ms(head: &v1::JobHead) -> u64 {
     head.spec.as_ref().map_or(15_000, |spec| spec.lease_ms)
-}
-
-fn interval_ms(head: &v1::JobHead) -> i64 {
-    head.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(0, |settings| settings.interval_ms().cast_signed())
 }

@@ -8,18 +8,23 @@
 //! holds it is confirmed by the store.
 
 pub mod assign;
+pub mod collect;
 pub mod descriptors;
 pub mod election;
+pub mod garbage;
 pub mod head;
 pub mod job;
 pub mod machine;
 pub mod members;
 pub mod plan;
 pub mod restore;
+pub mod retention;
 pub mod round;
 pub mod servers;
 pub mod spec;
+pub mod verify;
 
+mod deleted;
 mod handle;
 
 pub use handle::{Config, Coordinator, Error};

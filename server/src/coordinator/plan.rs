@@ -11,7 +11,8 @@ use super::{
     assign, descriptors,
     machine::{Answer, Connection, IDS_RESERVED, Server, Token, leased},
     members::{Member, Members},
-    restore,
+    restore, retention,
+    round::Round,
 };
 use crate::seeded::{self, Bug};
 
@@ -24,8 +25,14 @@ pub struct Observed<'a> {
     pub servers: &'a BTreeMap<String, Server>,
     /// The workers.
     pub members: &'a Members,
-    /// A checkpoint whose manifest is stored and that waits to be committed.
-    pub stored: Option<&'a v1::CompletedCheckpoint>,
+    /// The rounds in flight; those whose manifests are stored wait to be committed.
+    pub rounds: &'a [Round],
+    /// False while it is not known what is being deleted: nothing is committed.
+    pub may_commit: bool,
+    /// Name of the tombstone that the head is to hold; `None` leaves it as it is.
+    pub tombstone: Option<String>,
+    /// The store's time, as it was seen last.
+    pub store_ms: Option<i64>,
     /// True once the worker state that this generation starts from has been read.
     pub worker_state_known: bool,
     /// True if the reserved checkpoint ids are used up.
@@ -45,6 +52,14 @@ pub struct Wishes {
     pub restore: Vec<(Token, restore::Target)>,
     /// Deletions asked for.
     pub delete: Vec<Token>,
+    /// Uploads of aborted rounds that are to be kept.
+    pub pins: Vec<v1::Pin>,
+    /// Pins asked for.
+    pub pin: Vec<(Token, v1::Pin)>,
+    /// Holders of pins that are not needed any more.
+    pub unpin: Vec<String>,
+    /// Rounds that failed, as far as they count.
+    pub failures: u32,
     joins: Vec<(Connection, String, Vec<v1::StateDescriptor>)>,
     promised: Vec<(Token, Promise)>,
 }
@@ -79,7 +94,9 @@ impl Wishes {
         let restoring = self.restore.drain(..).map(|(token, _)| token);
         let promised = self.promised.drain(..).map(|(token, _)| token);
         let replacing = self.replace.drain(..).map(|(token, _)| token);
-        registering.chain(replacing).chain(restoring).chain(promised).chain(self.delete.drain(..)).collect()
+        let pinning = self.pin.drain(..).map(|(token, _)| token);
+        let waiting = registering.chain(replacing).chain(restoring).chain(promised).chain(pinning);
+        waiting.chain(self.delete.drain(..)).collect()
     }
 }
 
@@ -113,11 +130,15 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
         if observed.ids_low {
             next.next_checkpoint_id += IDS_RESERVED;
         }
-        commit(&mut next, observed.stored);
+        let failed = failures(&mut next, wishes);
+        if observed.may_commit {
+            retention::commit(&mut next, observed.rounds);
+        }
+        pins(&mut next, observed, wishes, &mut planned);
         let restored = take_to_checkpoint(&mut next, wishes, &mut planned);
         let cause = place(&mut next, observed).or_else(|| lost(&mut next, observed));
         let cause = cause.or_else(|| membership(&mut next, observed, wishes));
-        planned.rewind = cause;
+        planned.rewind = cause.or(failed);
         match (&planned.rewind, restored) {
             // All shards go where they were asked to: that takes in whatever else happened.
             (_, Some(cause)) => planned.rewind = Some(cause),
@@ -125,15 +146,54 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
             (None, None) => grant(&mut next, observed),
         }
     }
-    planned.head = (next != *head).then_some(next);
+    if next != *head {
+        // These alone are worth no write.
+        retention::unpin_ended(&mut next, observed.rounds);
+        if let Some(store_ms) = observed.store_ms {
+            retention::unpin_lapsed(&mut next, store_ms);
+        }
+        if observed.tombstone.as_ref().is_some_and(String::is_empty) {
+            next.tombstone = String::new();
+        }
+        planned.head = Some(next);
+    }
     planned
+}
+
+/// Counts failed rounds; over the limit the job goes back, and is counted anew.
+fn failures(next: &mut v1::JobHead, wishes: &mut Wishes) -> Option<String> {
+    next.failures += std::mem::take(&mut wishes.failures);
+    let limit = next.spec.as_ref().and_then(|spec| spec.checkpoints)?.tolerable_failures?;
+    let failed = (next.failures > limit).then_some(next.failures)?;
+    next.failures = 0;
+    Some(format!("{failed} checkpoints in a row failed, tolerated are {limit}"))
+}
+
+fn pins(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes, planned: &mut Planned) {
+    retention::pin(next, std::mem::take(&mut wishes.pins));
+    for (token, pin) in std::mem::take(&mut wishes.pin) {
+        if pin.checkpoint == 0 || next.completed.iter().any(|completed| completed.id == pin.checkpoint) {
+            retention::pin(next, vec![pin]);
+            wishes.promised.push((token, Promise::Done));
+        } else {
+            let message = format!("checkpoint {} is not kept any more: it cannot be pinned", pin.checkpoint);
+            planned.answers.push((token, Err(Refused::new(v1::ErrorReason::CheckpointUnknown, message))));
+        }
+    }
+    for holder in wishes.unpin.drain(..) {
+        next.pins.retain(|pin| pin.holder != holder);
+    }
+    if let Some(tombstone) = observed.tombstone.as_ref().filter(|tombstone| !tombstone.is_empty()) {
+        next.tombstone.clone_from(tombstone);
+    }
 }
 
 /// The desired state of a server.
 pub fn assignment(head: &v1::JobHead, server: &str) -> v1::JobAssignment {
     let shards: Vec<_> = head.shards.iter().filter(|entry| entry.server == server).cloned().collect();
     let last = head.completed.last().map(|completed| completed.id);
-    let needed: BTreeSet<u64> = shards.iter().map(|entry| entry.restored_from).chain(last).collect();
+    let restored = shards.iter().map(|entry| entry.restored_from);
+    let needed: BTreeSet<u64> = restored.chain(last).chain([retention::base(head)]).collect();
     v1::JobAssignment {
         version: head.version,
         job_uid: head.job_uid.clone(),
@@ -141,7 +201,7 @@ pub fn assignment(head: &v1::JobHead, server: &str) -> v1::JobAssignment {
         coordinator_epoch: head.coordinator_epoch,
         spec: head.spec.clone(),
         states: head.states.clone(),
-        retained: head.completed.iter().map(|completed| completed.id).collect(),
+        retained: retention::kept(head),
         checkpoints: head.completed.iter().filter(|completed| needed.contains(&completed.id)).cloned().collect(),
         deleted: head.deleted,
         restored_checkpoint: head.restored_checkpoint,
@@ -257,24 +317,6 @@ fn take_to_checkpoint(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut
         }
     }
     cause
-}
-
-fn commit(next: &mut v1::JobHead, stored: Option<&v1::CompletedCheckpoint>) {
-    let Some(stored) = stored else { return };
-    if next.completed.last().is_some_and(|last| last.id >= stored.id) {
-        return;
-    }
-    next.completed.push(stored.clone());
-    let retained = next.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(1, |settings| settings.retained.max(1));
-    let surplus = next.completed.len().saturating_sub(retained as usize);
-    let restored = next.restored_checkpoint;
-    // The checkpoint that the generation started from stays: a restart reads worker state from it.
-    let mut dropped = 0;
-    next.completed.retain(|completed| {
-        let drop = dropped < surplus && completed.id != restored;
-        dropped += usize::from(drop);
-        !drop
-    });
 }
 
 /// Gives shards a server. The shards of a server that is gone are lost with it.

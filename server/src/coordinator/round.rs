@@ -8,6 +8,20 @@ use std::collections::BTreeMap;
 
 use forebay_proto::v1;
 
+use super::machine::Token;
+
+/// Who wants a checkpoint. Later ones come first (Flink: CheckpointRequestDecider).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The clock.
+    #[default]
+    Periodic,
+    /// Somebody who asked for a checkpoint.
+    Manual,
+    /// Somebody who asked for a savepoint: it stands alone, so it neither subsumes nor is subsumed.
+    Savepoint,
+}
+
 /// A shard's place: operator, first key group, end of the key groups.
 pub type Place = (String, u32, u32);
 
@@ -47,6 +61,18 @@ pub struct Round {
     workers: BTreeMap<(String, String), Option<v1::WorkerState>>,
     /// True once the manifest is being written.
     pub storing: bool,
+    /// Who wanted it.
+    pub kind: Kind,
+    /// Counts this coordinator's rounds.
+    pub number: u64,
+    /// Who waits for it.
+    pub callers: Vec<Token>,
+    /// Aborted rounds whose uploads it may use: the head pins them.
+    pub reusable: Vec<String>,
+    /// Its entry, once the manifest is stored: it waits to be committed.
+    pub stored: Option<v1::CompletedCheckpoint>,
+    /// True while the head that commits it is being written.
+    pub committing: bool,
 }
 
 /// Names a round.
@@ -59,8 +85,8 @@ pub struct Id {
 }
 
 impl Round {
-    /// Starts a round over the shards as they are granted now.
-    pub fn start(head: &v1::JobHead, id: Id, now_ms: i64, wall_ms: i64, full: bool) -> Self {
+    /// Starts a round over the shards as they are granted now, on top of a completed checkpoint; 0 for none.
+    pub fn start(head: &v1::JobHead, id: Id, now_ms: i64, wall_ms: i64, base: u64) -> Self {
         let expected = |entry: &v1::ShardEntry| Expected {
             epoch: entry.epoch,
             incarnation: entry.incarnation,
@@ -71,7 +97,7 @@ impl Round {
         Self {
             checkpoint: id.checkpoint,
             id: id.round,
-            base: if full { 0 } else { head.completed.last().map_or(0, |completed| completed.id) },
+            base,
             triggered_ms: now_ms,
             triggered_wall_ms: wall_ms,
             generation: head.generation,
@@ -79,6 +105,12 @@ impl Round {
             shards: head.shards.iter().map(|entry| (place(entry), expected(entry))).collect(),
             workers: head.shards.iter().filter_map(writer).map(|worker| (worker, None)).collect(),
             storing: false,
+            kind: Kind::Periodic,
+            number: 0,
+            callers: Vec::new(),
+            reusable: Vec::new(),
+            stored: None,
+            committing: false,
         }
     }
 
@@ -188,8 +220,47 @@ impl Round {
         }
     }
 
+    /// The round's entry in the head, once its manifest is stored.
+    pub fn entry(&self, manifest_crc32c: u32, manifest_bytes: u64, completed_ms: i64) -> v1::CompletedCheckpoint {
+        let (new_bytes, full_bytes, files) = self.bytes();
+        let snapshots = self.shards.values().filter_map(|shard| shard.snapshot.as_ref());
+        v1::CompletedCheckpoint {
+            id: self.checkpoint,
+            manifest: crate::checkpoint::layout::manifest(self.checkpoint, &self.id),
+            manifest_crc32c,
+            manifest_bytes,
+            triggered_ms: self.triggered_wall_ms,
+            completed_ms,
+            full_bytes,
+            new_bytes,
+            files,
+            generation: self.generation,
+            // Manifest and head are one request each.
+            puts: snapshots.map(|snapshot| snapshot.puts).sum::<u64>() + 2,
+            ..Default::default()
+        }
+    }
+
+    /// The job's objects that the reported snapshots name.
+    pub fn objects(&self) -> impl Iterator<Item = &str> {
+        let snapshots = self.shards.values().filter_map(|shard| shard.snapshot.as_ref());
+        snapshots.flat_map(|snapshot| &snapshot.files).filter(|file| file.origin == 0).map(|file| file.object.as_str())
+    }
+
+    /// The objects that the round uploaded and a later one may use: those whose content has an identity.
+    pub fn uploads(&self) -> impl Iterator<Item = &v1::SnapshotFile> {
+        let snapshots = self.shards.values().filter_map(|shard| shard.snapshot.as_ref());
+        snapshots.flat_map(|snapshot| &snapshot.files).filter(|file| reusable(file))
+    }
+
+    /// The shards that take part on a server.
+    pub fn shards_on(&self, head: &v1::JobHead, server: &str) -> usize {
+        let of_server = head.shards.iter().filter(|entry| entry.server == server);
+        of_server.filter(|entry| self.shards.contains_key(&place(entry))).count()
+    }
+
     /// The bytes the round uploaded, and those it refers to.
-    pub fn bytes(&self) -> (u64, u64, u64) {
+    fn bytes(&self) -> (u64, u64, u64) {
         let snapshots = || self.shards.values().filter_map(|shard| shard.snapshot.as_ref());
         (
             snapshots().map(|snapshot| snapshot.new_bytes).sum(),
@@ -197,6 +268,11 @@ impl Round {
             snapshots().map(|snapshot| snapshot.files.len() as u64).sum(),
         )
     }
+}
+
+/// True for a file that a round uploaded and that a later round may name instead of uploading it again.
+pub fn reusable(file: &v1::SnapshotFile) -> bool {
+    file.uploaded && file.origin == 0 && (!file.sst_id.is_empty() || !file.log_id.is_empty())
 }
 
 /// Why a round was aborted.
@@ -212,13 +288,17 @@ pub enum Cause {
     Finalize,
     /// The job was rewound, or a grant changed.
     Changed,
+    /// A later one has completed.
+    Subsumed,
+    /// It names an object that is being deleted: the next round uploads anew.
+    Collected,
 }
 
 impl Cause {
     /// True if it counts as a failure of the job (Flink: IO_EXCEPTION, CHECKPOINT_ASYNC_EXCEPTION,
     /// CHECKPOINT_DECLINED, CHECKPOINT_EXPIRED, FINALIZE_CHECKPOINT_FAILURE).
     pub fn counted(self) -> bool {
-        self != Self::Changed
+        !matches!(self, Self::Changed | Self::Subsumed | Self::Collected)
     }
 }
 
@@ -241,7 +321,7 @@ mod tests {
     }
 
     fn round() -> Round {
-        Round::start(&head(), Id { checkpoint: 7, round: "r".into() }, 0, 0, false)
+        Round::start(&head(), Id { checkpoint: 7, round: "r".into() }, 0, 0, 0)
     }
 
     fn snapshot(start: u32) -> v1::SnapshotReport {
@@ -282,7 +362,7 @@ mod tests {
     fn workers_of_two_operators_may_have_the_same_id() {
         let mut both = head();
         both.shards[1].operator = "other".into();
-        let mut round = Round::start(&both, round().id(), 0, 0, false);
+        let mut round = Round::start(&both, round().id(), 0, 0, 0);
         assert!(round.shard_reported(snapshot(0)));
         let mut of_other = snapshot(64);
         of_other.snapshot.as_mut().unwrap().operator = "other".into();
@@ -318,5 +398,23 @@ mod tests {
         changed.shards[1].writer = None;
         assert!(!round().agrees_with(&changed));
         assert!(!round().agrees_with(&v1::JobHead { generation: 6, ..head() }));
+    }
+
+    #[test]
+    fn what_flink_does_not_count_does_not_count() {
+        let counted = [Cause::Expired, Cause::Declined, Cause::Io, Cause::Finalize];
+        assert!(counted.into_iter().all(Cause::counted));
+        assert!(![Cause::Changed, Cause::Subsumed, Cause::Collected].into_iter().any(Cause::counted));
+    }
+
+    #[test]
+    fn requests_of_all_snapshots_are_summed_with_those_for_manifest_and_head() {
+        let mut round = round();
+        for (start, puts) in [(0, 3), (64, 4)] {
+            let mut report = snapshot(start);
+            report.snapshot.as_mut().unwrap().puts = puts;
+            assert!(round.shard_reported(report));
+        }
+        assert_eq!(round.entry(1, 2, 3).puts, 3 + 4 + 2);
     }
 }

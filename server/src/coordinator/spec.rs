@@ -11,6 +11,10 @@ use v1::ErrorReason as Reason;
 
 /// Largest value that a job may allow, in bytes.
 const VALUE_BYTES_LIMIT: u64 = 64 << 20;
+/// Most rounds at a time; shards hold a view for each.
+const CONCURRENT_LIMIT: u32 = 8;
+/// Most completed checkpoints that are kept; the head lists them all.
+const RETAINED_LIMIT: u32 = 1000;
 
 /// Fills in the defaults of semantics.md, section 14, and checks what is there.
 pub fn complete(mut spec: v1::JobSpec) -> Result<v1::JobSpec, Refused> {
@@ -116,15 +120,25 @@ fn checkpoints(given: Option<v1::CheckpointSettings>) -> Result<v1::CheckpointSe
     if interval != 0 && interval < 10 {
         return Err(conflict(format!("checkpoints.interval is {interval} ms: at least 10 ms")));
     }
-    if settings.unaligned || settings.mode() == v1::CheckpointMode::AtLeastOnce || settings.max_concurrent > 1 {
-        let message = "unaligned, at-least-once and concurrent checkpoints are not served by this build";
-        return Err(Refused::new(Reason::Unsupported, message).field("spec.checkpoints"));
+    known::<v1::CheckpointMode>("checkpoints.mode", settings.mode)?;
+    default_to(&mut settings.mode, v1::CheckpointMode::ExactlyOnce as i32);
+    if settings.unaligned {
+        let message = "unaligned checkpoints are not served by this build: no record is overtaken by a barrier";
+        return Err(Refused::new(Reason::Unsupported, message).field("spec.checkpoints.unaligned"));
     }
-    if settings.tolerable_failures.is_some() || settings.full_every != 0 || settings.delete_on_cancel {
-        let message = "tolerable_failures, full_every and delete_on_cancel are not served by this build";
-        return Err(Refused::new(Reason::Unsupported, message).field("spec.checkpoints"));
+    if settings.max_concurrent > CONCURRENT_LIMIT {
+        let message = format!("checkpoints.max_concurrent is {}: at most {CONCURRENT_LIMIT}", settings.max_concurrent);
+        return Err(conflict(message));
     }
-    settings.mode = v1::CheckpointMode::ExactlyOnce as i32;
+    if settings.retained > RETAINED_LIMIT {
+        return Err(conflict(format!("checkpoints.retained is {}: at most {RETAINED_LIMIT}", settings.retained)));
+    }
+    if settings.min_pause_ms > 0 && settings.max_concurrent > 1 {
+        return Err(conflict("checkpoints.min_pause leaves no room for max_concurrent above 1".into()));
+    }
+    if settings.full_every > 0 && settings.incremental == Some(false) {
+        return Err(conflict("checkpoints.full_every means nothing where incremental is false".into()));
+    }
     Ok(settings)
 }
 
@@ -212,7 +226,28 @@ mod tests {
             change(&mut spec);
             complete(spec).unwrap_err().reason
         };
-        assert_eq!(reason(|spec| spec.checkpoints.get_or_insert_default().full_every = 2), Reason::Unsupported);
+        assert_eq!(reason(|spec| spec.checkpoints.get_or_insert_default().unaligned = true), Reason::Unsupported);
+        let checkpoints = |change: fn(&mut v1::CheckpointSettings)| {
+            let mut spec = spec();
+            change(spec.checkpoints.get_or_insert_default());
+            complete(spec).map(|spec| spec.checkpoints.unwrap()).map_err(|refused| refused.reason)
+        };
+        let conflicts: [fn(&mut v1::CheckpointSettings); 5] = [
+            |settings| settings.max_concurrent = 9,
+            |settings| settings.retained = 1001,
+            |settings| (settings.min_pause_ms, settings.max_concurrent) = (1, 2),
+            |settings| (settings.full_every, settings.incremental) = (2, Some(false)),
+            |settings| settings.interval_ms = Some(9),
+        ];
+        for conflict in conflicts {
+            assert_eq!(checkpoints(conflict), Err(Reason::SettingsConflict));
+        }
+        assert_eq!(checkpoints(|settings| settings.mode = 7), Err(Reason::FieldInvalid));
+        let served = checkpoints(|settings| {
+            settings.set_mode(v1::CheckpointMode::AtLeastOnce);
+            (settings.full_every, settings.tolerable_failures, settings.delete_on_cancel) = (3, Some(0), true);
+        });
+        assert_eq!(served.unwrap().mode(), v1::CheckpointMode::AtLeastOnce);
         assert_eq!(reason(|spec| spec.limits.get_or_insert_default().max_state_bytes = 2), Reason::Unsupported);
         assert_eq!(reason(|spec| spec.operators.clear()), Reason::FieldMissing);
         assert_eq!(reason(|spec| spec.operators.push(spec.operators[0].clone())), Reason::SettingsConflict);

@@ -160,9 +160,10 @@ impl CoordinatorService for CoordinatorEdge {
 
     async fn verify_checkpoint(
         &self,
-        _: Request<v1::VerifyCheckpointRequest>,
+        request: Request<v1::VerifyCheckpointRequest>,
     ) -> Result<Response<v1::VerifyCheckpointResponse>, Status> {
-        Err(unsupported("verifying a checkpoint"))
+        let request = request.into_inner();
+        Ok(Response::new(self.coordinator.verify(&request.job, request.checkpoint).await?))
     }
 
     async fn create_savepoint(
@@ -217,9 +218,13 @@ impl CoordinatorService for CoordinatorEdge {
 
     async fn collect_garbage(
         &self,
-        _: Request<v1::CollectGarbageRequest>,
+        request: Request<v1::CollectGarbageRequest>,
     ) -> Result<Response<v1::CollectGarbageResponse>, Status> {
-        Err(unsupported("collecting garbage"))
+        let request = request.into_inner();
+        let found = self.coordinator.collect_garbage(&request.job, request.dry_run).await?;
+        let bytes = found.iter().map(|(_, bytes)| bytes).sum();
+        let objects = found.into_iter().map(|(object, _)| object).collect();
+        Ok(Response::new(v1::CollectGarbageResponse { objects, bytes }))
     }
 
     async fn list_servers(

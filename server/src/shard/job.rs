@@ -167,10 +167,10 @@ impl Job {
         }
         let keep = |id: u64| retained.contains(&id) || id > ended.checkpoint;
         for slot in &self.view().slots {
-            if let Status::Serving(shard) = &slot.status
-                && ended.completed
-            {
-                shard.completed(ended.checkpoint).await;
+            match &slot.status {
+                Status::Serving(shard) if ended.completed => shard.completed(ended.checkpoint).await,
+                Status::Serving(shard) => shard.aborted(ended.checkpoint).await,
+                _ => {}
             }
             if let Err(error) = self.shard_dir(&slot.entry).remove_copies(keep) {
                 warn!(%error, "local copies of old checkpoints cannot be removed");

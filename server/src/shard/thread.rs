@@ -42,6 +42,7 @@ enum Message {
     Lose(String),
     Snapshot(v1::BarrierOp),
     Completed(u64),
+    Aborted(u64),
     AwaitDurable { lane: LaneId, seq: u64, reply: Reply<u64> },
     Update { rights: Rights, states: States, lapses: u64, done: oneshot::Sender<()> },
     Detach(u64),
@@ -139,6 +140,11 @@ impl Shard {
         self.send(Message::Completed(checkpoint)).await;
     }
 
+    /// Tells that a round was aborted.
+    pub async fn aborted(&self, checkpoint: u64) {
+        self.send(Message::Aborted(checkpoint)).await;
+    }
+
     /// Waits until a batch of a lane is in a completed checkpoint, and returns the checkpoint.
     pub async fn await_durable(&self, lane: LaneId, seq: u64) -> Result<u64, Refused> {
         let (reply, answer) = reply();
@@ -191,6 +197,7 @@ impl Message {
             Self::CloseLane(_)
             | Self::Snapshot(_)
             | Self::Completed(_)
+            | Self::Aborted(_)
             | Self::Update { .. }
             | Self::Detach(_)
             | Self::Lose(_)
@@ -281,6 +288,7 @@ impl Worker {
                 self.core.checkpoint_completed(checkpoint);
                 self.answer_waiting();
             }
+            Message::Aborted(checkpoint) => self.core.checkpoint_aborted(checkpoint),
             Message::AwaitDurable { reply, .. } if self.waiting.len() >= WAITING_MAX => {
                 let message = format!("{WAITING_MAX} writers of the shard wait for a checkpoint already");
                 reply(Err(Refused::new(Reason::Overloaded, message)));

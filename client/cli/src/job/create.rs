@@ -28,6 +28,27 @@ pub struct Create {
     /// Time from checkpoint to checkpoint; 0s takes them only when asked [default: 1m].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     checkpoint_interval: Option<Duration>,
+    /// Time after which a checkpoint is given up [default: 10m].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    checkpoint_timeout: Option<Duration>,
+    /// Least time from the end of one checkpoint to the start of the next [default: 0s].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    checkpoint_min_pause: Option<Duration>,
+    /// Checkpoints that may be on their way at a time [default: 1].
+    #[arg(long, value_name = "N")]
+    checkpoint_max_concurrent: Option<u32>,
+    /// Failed checkpoints in a row that are tolerated; one more, and the job rewinds [default: any number].
+    #[arg(long, value_name = "N")]
+    checkpoint_tolerable_failures: Option<u32>,
+    /// Completed checkpoints that are kept [default: 3].
+    #[arg(long, value_name = "N")]
+    checkpoint_retained: Option<u32>,
+    /// Every n-th checkpoint uploads everything [default: none does].
+    #[arg(long, value_name = "N")]
+    checkpoint_full_every: Option<u32>,
+    /// Delete the checkpoints with the job.
+    #[arg(long)]
+    checkpoint_delete_on_cancel: bool,
     /// How keys are mapped to key groups [default: murmur3].
     #[arg(long)]
     partitioner: Option<Partitioner>,
@@ -117,10 +138,19 @@ impl Create {
             Some(Partitioner::Explicit) => spec.set_partitioner(v1::Partitioner::Explicit),
             None => {}
         }
-        spec.checkpoints = self.checkpoint_interval.map(|interval| v1::CheckpointSettings {
-            interval_ms: Some(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)),
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let settings = v1::CheckpointSettings {
+            interval_ms: self.checkpoint_interval.map(ms),
+            timeout_ms: self.checkpoint_timeout.map(ms).unwrap_or_default(),
+            min_pause_ms: self.checkpoint_min_pause.map(ms).unwrap_or_default(),
+            max_concurrent: self.checkpoint_max_concurrent.unwrap_or_default(),
+            tolerable_failures: self.checkpoint_tolerable_failures,
+            retained: self.checkpoint_retained.unwrap_or_default(),
+            full_every: self.checkpoint_full_every.unwrap_or_default(),
+            delete_on_cancel: self.checkpoint_delete_on_cancel,
             ..v1::CheckpointSettings::default()
-        });
+        };
+        spec.checkpoints = (settings != v1::CheckpointSettings::default()).then_some(settings);
         spec
     }
 }
@@ -156,5 +186,9 @@ mod tests {
         let spec = Line::parse_from(["x", "j", "--operator", "o", "--checkpoint-interval", "1m 30s"]).create.spec();
         let checkpoints = spec.checkpoints.unwrap();
         assert_eq!((checkpoints.interval_ms, checkpoints.incremental), (Some(90_000), None));
+        let words =
+            ["x", "j", "--operator", "o", "--checkpoint-tolerable-failures", "0", "--checkpoint-delete-on-cancel"];
+        let checkpoints = Line::parse_from(words).create.spec().checkpoints.unwrap();
+        assert_eq!((checkpoints.tolerable_failures, checkpoints.delete_on_cancel), (Some(0), true));
     }
 }

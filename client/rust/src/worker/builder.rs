@@ -109,7 +109,7 @@ impl WorkerBuilder {
             lease_length: if lease_ms == 0 { LEASE_DEFAULT } else { Duration::from_millis(lease_ms) },
             shared: shared.clone(),
             commands: inbound,
-            report: None,
+            reports: Vec::new(),
             leaving: false,
         };
         let patience = 3 * membership.lease_length;

@@ -176,7 +176,7 @@ fn copy_refused(error: &copy::Error) -> Refused {
 }
 
 /// A completed checkpoint of a job; for 0 the last one, `None` if there is none yet.
-pub(super) fn entry_of(name: &str, head: &v1::JobHead, id: u64) -> Result<Option<v1::CompletedCheckpoint>, Refused> {
+pub fn entry_of(name: &str, head: &v1::JobHead, id: u64) -> Result<Option<v1::CompletedCheckpoint>, Refused> {
     let completed = &head.completed;
     if id == 0 {
         return Ok(completed.last().cloned());

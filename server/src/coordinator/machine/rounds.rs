@@ -6,38 +6,66 @@ use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_respons
 use super::{
     super::{
         members::{Connected, Member},
-        plan,
-        round::{Cause, Id, Round, place},
+        plan, retention,
+        round::{Cause, Id, Kind, Round, place},
     },
-    Action, Answer, FAILED_MAX, Machine, Now, interval_ms, leased,
+    Action, Answer, FAILED_MAX, Machine, Now, Token, leased,
 };
 
+/// A checkpoint that somebody wants.
+#[derive(Debug)]
+pub(super) struct Trigger {
+    pub(super) token: Token,
+    pub(super) kind: Kind,
+    pub(super) full: bool,
+}
+
 impl Machine {
+    /// Tells of the rounds that the head just written commits, and ends those that came too late.
     pub(super) fn completed(&mut self, now: Now, actions: &mut Vec<Action>) {
-        self.stored = None;
-        let Some(round) = self.round.take() else { return };
-        let Some(entry) = self.head.completed.last().cloned() else { return };
-        let retained: Vec<u64> = self.head.completed.iter().map(|completed| completed.id).collect();
-        self.round_ended(&round, Some(entry.clone()), retained, actions);
-        for member in self.members.connected() {
-            let completed = v1::CheckpointCompleted { checkpoint: entry.id };
-            actions.push(Action::ToWorker(member.connection, ToWorker::Completed(completed)));
+        let (done, on) = std::mem::take(&mut self.rounds).into_iter().partition(|round| round.committing);
+        self.rounds = on;
+        let done: Vec<Round> = done;
+        let mut newest = None;
+        for round in done {
+            let entry = self.head.completed.iter().find(|entry| entry.id == round.checkpoint).cloned();
+            let Some(entry) = entry else { continue };
+            self.round_ended(&round, Some(entry.clone()), actions);
+            for member in self.members.connected() {
+                let completed = v1::CheckpointCompleted { checkpoint: entry.id };
+                actions.push(Action::ToWorker(member.connection, ToWorker::Completed(completed)));
+            }
+            for token in &round.callers {
+                actions.push(Action::Answer(*token, Ok(Answer::Checkpoint(entry.clone()))));
+            }
+            self.since_full = if round.base == 0 { 0 } else { self.since_full + 1 };
+            self.pause(now);
+            if round.kind != Kind::Savepoint {
+                newest = Some(entry);
+            }
         }
-        for (token, _) in self.waiting.drain(..) {
-            actions.push(Action::Answer(token, Ok(Answer::Checkpoint(entry.clone()))));
+        let Some(newest) = newest else { return };
+        let late = |round: &&Round| round.checkpoint < newest.id && round.kind != Kind::Savepoint;
+        let late: Vec<String> = self.rounds.iter().filter(late).map(|round| round.id.clone()).collect();
+        for id in late {
+            // What was asked for is in the later one, too.
+            let round = self.rounds.iter_mut().find(|round| round.id == id);
+            for token in round.map(|round| std::mem::take(&mut round.callers)).unwrap_or_default() {
+                actions.push(Action::Answer(token, Ok(Answer::Checkpoint(newest.clone()))));
+            }
+            self.abort(&id, Cause::Subsumed, &format!("checkpoint {} completed before it", newest.id), now, actions);
         }
-        let pause =
-            self.head.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(0, |settings| settings.min_pause_ms);
-        self.next_round_ms = self.next_round_ms.max(now.mono_ms.saturating_add_unsigned(pause));
     }
 
-    fn round_ended(
-        &self,
-        round: &Round,
-        entry: Option<v1::CompletedCheckpoint>,
-        retained: Vec<u64>,
-        actions: &mut Vec<Action>,
-    ) {
+    fn pause(&mut self, now: Now) {
+        let pause = settings(&self.head).min_pause_ms;
+        self.pause_until_ms = self.pause_until_ms.max(now.mono_ms.saturating_add_unsigned(pause));
+    }
+
+    fn round_ended(&self, round: &Round, entry: Option<v1::CompletedCheckpoint>, actions: &mut Vec<Action>) {
+        // Those on their way are still uploaded from their local copies.
+        let on_their_way = self.rounds.iter().map(|round| round.checkpoint);
+        let retained: Vec<u64> = retention::kept(&self.head).into_iter().chain(on_their_way).collect();
         for (name, server) in &self.servers {
             if !server.address.is_empty() {
                 let ended = v1::RoundEnded {
@@ -53,11 +81,11 @@ impl Machine {
         }
     }
 
-    pub(super) fn abort(&mut self, cause: Cause, detail: &str, now: Now, actions: &mut Vec<Action>) {
-        let Some(round) = self.round.take() else { return };
-        self.stored = None;
-        let retained = self.head.completed.iter().map(|completed| completed.id).collect();
-        self.round_ended(&round, None, retained, actions);
+    /// Ends a round without a checkpoint; one that is being committed goes on. Only drops references.
+    pub(super) fn abort(&mut self, id: &str, cause: Cause, detail: &str, now: Now, actions: &mut Vec<Action>) {
+        let Some(at) = self.rounds.iter().position(|round| round.id == id && !round.committing) else { return };
+        let round = self.rounds.remove(at);
+        self.round_ended(&round, None, actions);
         for member in self.members.connected() {
             let aborted = v1::CheckpointAborted {
                 checkpoint: round.checkpoint,
@@ -66,49 +94,61 @@ impl Machine {
             };
             actions.push(Action::ToWorker(member.connection, ToWorker::Aborted(aborted)));
         }
-        for (token, _) in self.waiting.drain(..) {
+        for token in &round.callers {
             let message = format!("checkpoint {} was aborted: {detail}", round.checkpoint);
-            actions.push(Action::Answer(token, Err(Refused::new(Reason::CheckpointAborted, message))));
+            actions.push(Action::Answer(*token, Err(Refused::new(Reason::CheckpointAborted, message))));
         }
+        self.pause(now);
+        // A savepoint's failure is its caller's, not the job's; so is one before the last success.
+        let last = self.head.completed.last().map_or(0, |last| last.id);
+        let counted = cause.counted() && round.kind != Kind::Savepoint && round.checkpoint > last;
+        self.wishes.failures += u32::from(counted);
         self.failed.push_back(v1::FailedRound {
             checkpoint: round.checkpoint,
             cause: detail.to_owned(),
             failed_ms: now.wall_ms,
-            counted: cause.counted(),
+            counted,
         });
         if self.failed.len() > FAILED_MAX {
             self.failed.pop_front();
+        }
+        if !matches!(cause, Cause::Subsumed | Cause::Collected) {
+            self.remember_dead(round.id());
+            let uploads: Vec<_> = round.uploads().cloned().collect();
+            self.pin_uploads(round.checkpoint, &round.id, uploads.into_iter());
         }
     }
 
     pub(super) fn expire(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.members.expire(now.mono_ms);
-        let timeout =
-            self.head.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(0, |settings| settings.timeout_ms);
-        let late = |round: &Round| now.mono_ms - round.triggered_ms > timeout.cast_signed();
-        if self.in_flight.is_none() && self.round.as_ref().is_some_and(late) {
-            self.abort(Cause::Expired, "it took longer than checkpoints.timeout", now, actions);
+        let timeout = settings(&self.head).timeout_ms;
+        let late = |round: &&Round| now.mono_ms - round.triggered_ms > timeout.cast_signed();
+        let late: Vec<String> = self.rounds.iter().filter(late).map(|round| round.id.clone()).collect();
+        for id in late {
+            self.abort(&id, Cause::Expired, "it took longer than checkpoints.timeout", now, actions);
         }
     }
 
-    /// A server whose link broke may have frozen shards for the round that nobody will report any more.
+    /// A server whose link broke may have frozen shards for rounds that nobody will report any more.
     pub(super) fn server_lost(&mut self, server: &str, now: Now, actions: &mut Vec<Action>) {
-        if self.round.as_ref().is_some_and(|round| round.awaits(&self.head, server)) {
-            self.abort(Cause::Changed, &format!("server {server:?} lost its link"), now, actions);
+        let waits = |round: &&Round| round.awaits(&self.head, server);
+        let waiting: Vec<String> = self.rounds.iter().filter(waits).map(|round| round.id.clone()).collect();
+        for id in waiting {
+            self.abort(&id, Cause::Changed, &format!("server {server:?} lost its link"), now, actions);
         }
     }
 
-    pub(super) fn snapshot_failed(&mut self, failed: &v1::SnapshotFailed, now: Now, actions: &mut Vec<Action>) {
-        let of_round =
-            self.round.as_ref().is_some_and(|round| round.is(failed.checkpoint, &failed.round) && !round.storing);
-        if of_round {
+    pub(super) fn snapshot_failed(&mut self, failed: v1::SnapshotFailed, now: Now, actions: &mut Vec<Action>) {
+        let of_round = |round: &&Round| round.is(failed.checkpoint, &failed.round) && !round.storing;
+        if self.rounds.iter().any(|round| of_round(&round)) {
             let detail = format!("shard {} [{},{}): {}", failed.operator, failed.start, failed.end, failed.cause);
-            self.abort(Cause::Io, &detail, now, actions);
+            self.abort(&failed.round, Cause::Io, &detail, now, actions);
         }
+        self.pin_uploads(failed.checkpoint, &failed.round, failed.uploaded.into_iter());
     }
 
-    pub(super) fn store_complete_round(&mut self, actions: &mut Vec<Action>) {
-        if let Some(round) = self.round.as_mut().filter(|round| !round.storing && round.complete()) {
+    pub(super) fn store_complete_rounds(&mut self, actions: &mut Vec<Action>) {
+        for round in self.rounds.iter_mut().filter(|round| !round.storing && round.complete()) {
             round.storing = true;
             actions.push(Action::WriteManifest(round.id(), Box::new(round.manifest(&self.head))));
         }
@@ -121,52 +161,67 @@ impl Machine {
         now: Now,
         actions: &mut Vec<Action>,
     ) {
-        let Some(round) = self.round.as_ref().filter(|round| round.id() == *id) else { return };
+        let Some(round) = self.rounds.iter_mut().find(|round| round.id() == *id) else { return };
         match stored {
-            Ok((manifest_crc32c, manifest_bytes)) => {
-                let (new_bytes, full_bytes, files) = round.bytes();
-                self.stored = Some(v1::CompletedCheckpoint {
-                    id: round.checkpoint,
-                    manifest: crate::checkpoint::layout::manifest(round.checkpoint, &round.id),
-                    manifest_crc32c,
-                    manifest_bytes,
-                    triggered_ms: round.triggered_wall_ms,
-                    completed_ms: now.wall_ms,
-                    full_bytes,
-                    new_bytes,
-                    files,
-                    generation: round.generation,
-                    ..Default::default()
-                });
+            Ok((crc32c, bytes)) => {
+                let savepoint = round.kind == Kind::Savepoint;
+                let entry = round.entry(crc32c, bytes, now.wall_ms);
+                round.stored = Some(v1::CompletedCheckpoint { savepoint, ..entry });
             }
-            Err(cause) => self.abort(Cause::Finalize, &cause, now, actions),
+            Err(cause) => self.abort(&id.round, Cause::Finalize, &cause, now, actions),
         }
     }
 
-    pub(super) fn start_round(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let periodic = interval_ms(&self.head) > 0 && now.mono_ms >= self.next_round_ms;
-        if self.round.is_some() || self.in_flight.is_some() || (self.triggers.is_empty() && !periodic) {
-            return;
-        }
-        if let Err(refused) = self.may_start() {
-            // A periodic round waits; who asked for one is told.
-            for (token, _) in self.triggers.drain(..) {
-                actions.push(Action::Answer(token, Err(refused.clone())));
+    /// Starts what is wanted and may start: savepoints at once, then what was asked for, then what is due.
+    pub(super) fn start_rounds(&mut self, now: Now, actions: &mut Vec<Action>) {
+        while let Some(kind) = self.wanted(now) {
+            if let Err(refused) = self.may_start() {
+                // A periodic round waits; who asked for one is told.
+                for trigger in self.triggers.drain(..) {
+                    actions.push(Action::Answer(trigger.token, Err(refused.clone())));
+                }
+                return;
             }
-            return;
+            if self.next_id >= self.head.next_checkpoint_id {
+                return; // The plan reserves more.
+            }
+            self.start_round(kind, now, actions);
         }
-        if self.next_id >= self.head.next_checkpoint_id {
-            return; // The plan reserves more.
+    }
+
+    fn wanted(&self, now: Now) -> Option<Kind> {
+        if self.in_flight.is_some() {
+            return None;
         }
+        let settings = settings(&self.head);
+        let kind = self.triggers.iter().map(|trigger| trigger.kind).max().unwrap_or(Kind::Periodic);
+        let (interval, running) = (settings.interval_ms(), self.rounds.iter().filter(|it| it.kind != Kind::Savepoint));
+        let slot = running.count() < settings.max_concurrent.max(1) as usize;
+        let rested = now.mono_ms >= self.pause_until_ms && (settings.min_pause_ms == 0 || self.rounds.is_empty());
+        let wanted = match kind {
+            Kind::Savepoint => true,
+            Kind::Manual => slot,
+            Kind::Periodic => slot && rested && interval > 0 && now.mono_ms >= self.next_round_ms,
+        };
+        wanted.then_some(kind)
+    }
+
+    fn start_round(&mut self, kind: Kind, now: Now, actions: &mut Vec<Action>) {
         let id = Id { checkpoint: self.next_id, round: format!("{}-{}", self.nonce, self.rounds_started) };
+        let number = self.rounds_started;
         self.next_id += 1;
         self.rounds_started += 1;
-        self.next_round_ms = now.mono_ms + interval_ms(&self.head);
-        self.waiting = std::mem::take(&mut self.triggers);
-        let settings = self.head.spec.as_ref().and_then(|spec| spec.checkpoints);
-        let incremental = settings.is_none_or(|settings| settings.incremental());
-        let full = !incremental || self.waiting.iter().any(|(_, full)| *full);
-        let round = Round::start(&self.head, id, now.mono_ms, now.wall_ms, full);
+        let settings = settings(&self.head);
+        self.next_round_ms = now.mono_ms + settings.interval_ms().cast_signed();
+        let callers = self.take_triggers(kind);
+        let full = callers.iter().any(|trigger| trigger.full) || self.full_is_due(&settings);
+        self.avoid_base = false;
+        let base = if full { 0 } else { retention::base(&self.head) };
+        let mut round = Round::start(&self.head, id, now.mono_ms, now.wall_ms, base);
+        (round.kind, round.number) = (kind, number);
+        round.callers = callers.into_iter().map(|trigger| trigger.token).collect();
+        round.reusable = retention::reusable(&self.head);
+        self.tell_started(&round, actions);
         let barrier = v1::Barrier {
             checkpoint: round.checkpoint,
             round: round.id.clone(),
@@ -174,6 +229,7 @@ impl Machine {
             coordinator_epoch: round.coordinator_epoch,
             generation: round.generation,
             unaligned: false,
+            mode: settings.mode,
         };
         for member in self.members.connected().filter(|member| holds(&self.head, member)) {
             actions.push(Action::ToWorker(member.connection, ToWorker::Barrier(barrier.clone())));
@@ -191,7 +247,41 @@ impl Machine {
             };
             actions.push(Action::ToServer(entry.server.clone(), ToServer::Snapshot(command)));
         }
-        self.round = Some(round);
+        self.rounds.push(round);
+    }
+
+    /// One savepoint a round; whoever else asked shares one.
+    fn take_triggers(&mut self, kind: Kind) -> Vec<Trigger> {
+        let mut left = 1;
+        let (taken, rest) = std::mem::take(&mut self.triggers).into_iter().partition(|trigger| {
+            let taken = trigger.kind == kind && (kind != Kind::Savepoint || left > 0);
+            left -= i32::from(taken);
+            taken
+        });
+        self.triggers = rest;
+        taken
+    }
+
+    fn full_is_due(&self, settings: &v1::CheckpointSettings) -> bool {
+        let building = self.rounds.iter().filter(|round| round.base != 0).count() as u32;
+        let none_on_its_way = self.rounds.iter().all(|round| round.base != 0);
+        let every = settings.full_every;
+        let counted = every > 0 && none_on_its_way && self.since_full + building + 1 >= every;
+        !settings.incremental.unwrap_or(true) || self.avoid_base || counted
+    }
+
+    /// Every server hears how many of its shards take part, before their barriers can come.
+    fn tell_started(&self, round: &Round, actions: &mut Vec<Action>) {
+        for name in self.servers.iter().filter(|(_, server)| !server.address.is_empty()).map(|(name, _)| name) {
+            let started = v1::RoundStarted {
+                job_uid: self.head.job_uid.clone(),
+                checkpoint: round.checkpoint,
+                round: round.id.clone(),
+                shards: round.shards_on(&self.head, name) as u32,
+                reusable: round.reusable.clone(),
+            };
+            actions.push(Action::ToServer(name.clone(), ToServer::Started(started)));
+        }
     }
 
     /// An operator with a group is never snapshotted without its writers.
@@ -225,4 +315,19 @@ impl Machine {
 
 fn holds(head: &v1::JobHead, member: &Connected) -> bool {
     head.shards.iter().filter_map(|entry| entry.writer.as_ref()).any(|writer| writer.join_id == member.join_id)
+}
+
+/// The job's checkpoint settings.
+pub(super) fn settings(head: &v1::JobHead) -> v1::CheckpointSettings {
+    head.spec.as_ref().and_then(|spec| spec.checkpoints).unwrap_or_else(|| v1::CheckpointSettings {
+        interval_ms: Some(0),
+        incremental: Some(true),
+        ..Default::default()
+    })
+}
+
+/// How many of the last completed checkpoints build on another, as far as the head still tells.
+pub(super) fn since_full(head: &v1::JobHead) -> u32 {
+    let building = |entry: &&v1::CompletedCheckpoint| entry.new_bytes < entry.full_bytes;
+    head.completed.iter().rev().take_while(building).count() as u32
 }

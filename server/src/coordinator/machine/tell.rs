@@ -196,15 +196,13 @@ impl Machine {
                 actions.push(Action::ToWorker(connection, ToWorker::Renewed(renewed)));
             }
             Message::Report(report) => {
-                if let Some(round) = &mut self.round {
+                if let Some(round) = self.rounds.iter_mut().find(|round| round.is(report.checkpoint, &report.round)) {
                     round.worker_reported(&operator, &worker, report);
                 }
             }
             Message::Decline(decline) => {
-                if self.round.as_ref().is_some_and(|round| round.is(decline.checkpoint, &decline.round)) {
-                    let detail = format!("worker {worker:?} declined: {}", decline.cause);
-                    self.abort(Cause::Declined, &detail, now, actions);
-                }
+                let detail = format!("worker {worker:?} declined: {}", decline.cause);
+                self.abort(&decline.round, Cause::Declined, &detail, now, actions);
             }
             Message::Leave(leave) => {
                 self.members.leave(&operator, &worker);

@@ -1,3 +1,8 @@
+mod collect;
+mod settings;
+mod uploads;
+mod world;
+
 use super::*;
 
 const NOW: Now = Now { mono_ms: 0, wall_ms: 0 };

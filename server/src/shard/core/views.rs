@@ -10,6 +10,9 @@ use super::{
 };
 use crate::storage::View;
 
+/// Views of checkpoints on their way: as many as a job may have rounds at a time (`coordinator/spec.rs`).
+const FROZEN_MAX: usize = 8;
+
 /// The views that are held.
 #[derive(Default)]
 pub(super) struct Views {
@@ -24,6 +27,10 @@ impl Views {
             self.committed = Some(view);
         }
         self.frozen.retain(|known, _| *known > checkpoint);
+    }
+
+    pub(super) fn aborted(&mut self, checkpoint: u64) {
+        self.frozen.remove(&checkpoint);
     }
 
     pub(super) fn committed(&self) -> Result<Arc<dyn View>, Refused> {
@@ -78,10 +85,16 @@ impl Core {
         self
     }
 
+    /// Takes note that a round was aborted: its view will never be the committed one.
+    pub fn checkpoint_aborted(&mut self, checkpoint: u64) {
+        self.views.aborted(checkpoint);
+    }
+
     /// Holds what a barrier froze until its checkpoint is completed. A view that cannot be had is none.
     pub(super) fn keep_view(&mut self, checkpoint: u64) {
-        // Rounds come one after the other: an earlier one that did not complete never will.
-        self.views.frozen.clear();
+        while self.views.frozen.len() >= FROZEN_MAX {
+            self.views.frozen.pop_first();
+        }
         if let Ok(view) = self.backend.view() {
             self.views.frozen.insert(checkpoint, view);
         }

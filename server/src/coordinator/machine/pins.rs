@@ -1,0 +1,49 @@
+//! Uploads of rounds that were aborted: kept for the next round, so that a first upload that takes longer
+//! than `checkpoints.timeout` still makes progress.
+//!
+//! Servers tell late what they have uploaded. It is pinned unless a collection has been decided since the
+//! round ended: what nothing named then may be gone.
+
+use forebay_proto::v1;
+
+use super::{
+    super::{
+        retention,
+        round::{self, Id},
+    },
+    FAILED_MAX, Machine,
+};
+
+impl Machine {
+    pub(super) fn shard_reported(&mut self, report: v1::SnapshotReport) {
+        match self.rounds.iter_mut().find(|round| round.is(report.checkpoint, &report.round)) {
+            Some(round) => drop(round.shard_reported(report)),
+            None => {
+                let files = report.snapshot.map(|snapshot| snapshot.files).unwrap_or_default();
+                self.pin_uploads(report.checkpoint, &report.round, files.into_iter().filter(|file| file.uploaded));
+            }
+        }
+    }
+
+    /// Pins what a dead round uploaded; a round that nobody remembers is over for good.
+    pub(super) fn pin_uploads(&mut self, checkpoint: u64, round: &str, files: impl Iterator<Item = v1::SnapshotFile>) {
+        if !self.dead.iter().any(|dead| dead.checkpoint == checkpoint && dead.round == round) {
+            return;
+        }
+        let files = files.map(|file| v1::SnapshotFile { uploaded: true, ..file });
+        let files = files.filter(|file| round::reusable(file) && !self.collector.condemns(&file.object));
+        let mut objects: Vec<String> = files.map(|file| file.object).collect();
+        objects.sort();
+        objects.dedup();
+        if !objects.is_empty() {
+            self.wishes.pins.push(retention::of_aborted(round, objects));
+        }
+    }
+
+    pub(super) fn remember_dead(&mut self, id: Id) {
+        self.dead.push_back(id);
+        if self.dead.len() > FAILED_MAX {
+            self.dead.pop_front();
+        }
+    }
+}
