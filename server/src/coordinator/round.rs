@@ -32,7 +32,7 @@ pub fn place(entry: &v1::ShardEntry) -> Place {
 
 /// What a shard's report must carry to count.
 #[derive(Debug, Clone, PartialEq)]
-struct Expected {
+pub(super) struct Expected {
     epoch: u64,
     incarnation: u64,
     writer_epoch: u64,
@@ -56,9 +56,9 @@ pub struct Round {
     pub generation: u64,
     /// The coordinator's epoch.
     pub coordinator_epoch: u64,
-    shards: BTreeMap<Place, Expected>,
+    pub(super) shards: BTreeMap<Place, Expected>,
     /// By operator and worker: groups name their workers independently of each other.
-    workers: BTreeMap<(String, String), Option<v1::WorkerState>>,
+    pub(super) workers: BTreeMap<(String, String), Option<v1::WorkerState>>,
     /// True once the manifest is being written.
     pub storing: bool,
     /// Who wanted it.

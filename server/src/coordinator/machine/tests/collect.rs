@@ -71,7 +71,9 @@ impl Store {
             }
             Action::ReadTombstone(run, name) => (run, Ok(Done::Read(self.tombstones[&name].clone()))),
             Action::DeleteObjects(run, objects, _) => {
-                objects.iter().for_each(|object| drop(self.objects.remove(object)));
+                for object in objects {
+                    self.objects.remove(object);
+                }
                 self.deleted.extend(objects);
                 (run, Ok(Done::Deleted))
             }
