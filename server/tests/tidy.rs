@@ -6,6 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Each crate of the workspace and the others of it that it may use.
+const CRATES: [(&str, &[&str]); 5] = [
+    ("proto", &[]),
+    ("server", &["forebay-proto"]),
+    ("client/rust", &["forebay-proto"]),
+    ("client/cli", &["forebay-client", "forebay-proto"]),
+    ("integration-tests", &["forebay-client", "forebay-proto", "forebay-server"]),
+];
+
 /// Each module of the server and the modules it may use. Nothing points back.
 const ARROWS: [(&str, &[&str]); 8] = [
     ("storage", &[]),
@@ -106,6 +115,27 @@ fn modules_named(code: &str) -> Vec<String> {
         }
     }
     named
+}
+
+fn manifest(folder: &str) -> toml::Table {
+    let path = root().join("../..").join(folder).join("Cargo.toml");
+    fs::read_to_string(&path).unwrap().parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn arrows_between_crates_run_one_way() {
+    let workspace = manifest("");
+    let members: Vec<_> = workspace["workspace"]["members"].as_array().unwrap().iter().collect();
+    assert_eq!(members.len(), CRATES.len());
+    for (folder, allowed) in CRATES {
+        assert!(members.iter().any(|member| member.as_str() == Some(folder)), "{folder}");
+        let manifest = manifest(folder);
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(table) = manifest.get(kind).and_then(toml::Value::as_table) else { continue };
+            let wrong: Vec<_> = table.keys().filter(|name| name.starts_with("forebay")).collect();
+            assert!(wrong.iter().all(|name| allowed.contains(&name.as_str())), "{folder} uses {wrong:?}");
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,10 @@
 
 use std::collections::VecDeque;
 
-use forebay_proto::{reason::Refused, v1};
+use forebay_proto::{
+    reason::Refused,
+    v1::{self, ErrorReason},
+};
 
 use crate::error::Error;
 
@@ -105,9 +108,13 @@ impl Inbox {
         }
     }
 
-    /// Takes the end of the joining.
+    /// Takes the end of the joining. A worker that was silent beyond its lease has lost what it held, and
+    /// goes on like after any rewind; only one whose place was taken is told so.
     pub(crate) fn ended(&mut self, ended: &v1::JoinEnded) -> Error {
-        let error = Error::from(Refused::new(ended.reason(), ended.message.clone()));
+        let error = match ended.reason() {
+            ErrorReason::LeaseExpired => Error::Rewound { generation: 0, checkpoint: 0, cause: ended.message.clone() },
+            reason => Error::from(Refused::new(reason, ended.message.clone())),
+        };
         self.ended = Some(error.clone());
         self.barriers.clear();
         self.assignment = None;
@@ -232,5 +239,12 @@ mod tests {
         assert_eq!((inbox.take_completed(), inbox.take_completed()), (Some(11), None));
         inbox.completed(12);
         assert_eq!(inbox.take_completed(), Some(12));
+    }
+
+    #[test]
+    fn a_worker_whose_lease_ran_out_goes_on_and_one_whose_place_was_taken_is_told() {
+        let ended = |reason: ErrorReason| v1::JoinEnded { reason: reason.into(), message: "over".into() };
+        assert!(Inbox::default().ended(&ended(ErrorReason::LeaseExpired)).is_rewound());
+        assert!(matches!(Inbox::default().ended(&ended(ErrorReason::WriterFenced)), Error::Fenced(_)));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use forebay_integration_tests::flights::{chaos, cut};
 use forebay_proto::v1;
@@ -42,6 +42,8 @@ async fn main() -> Result<()> {
             round.kills, round.between_barrier_and_commit, round.rewinds
         );
     }
+    // A round that is not exact has ended the run with an error.
     println!("chaos: rounds {}, kills {kills}, between barrier and commit {between}, lost 0, doubled 0", args.rounds);
+    ensure!(between > 0 || args.rounds < 5, "no kill came between a barrier and its commit: more rounds are needed");
     Ok(())
 }

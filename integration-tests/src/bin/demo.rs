@@ -18,6 +18,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Time between two checkpoints.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How long the stream takes at least, so that there is time to kill everything.
+const STREAM: Duration = Duration::from_secs(20);
 /// Bucket of the S3 server.
 const BUCKET: &str = "demo";
 
@@ -32,9 +34,9 @@ struct Args {
     /// Checkpoints go to an S3 server instead of a local directory.
     #[arg(long)]
     s3: bool,
-    /// Most records a second, so that there is time to kill something.
-    #[arg(long, default_value_t = 25_000)]
-    throttle: u32,
+    /// Most records a second; by default so few that all take 20 seconds.
+    #[arg(long)]
+    throttle: Option<u32>,
 }
 
 #[tokio::main]
@@ -56,8 +58,13 @@ async fn main() -> Result<()> {
     let mut run = FlightsRun::prepare(&forebay.url(), &args.input, &home, backend, INTERVAL)
         .await
         .context("the job could not be prepared")?;
+    let a_second = u32::try_from(run.flights / STREAM.as_secs()).unwrap_or(u32::MAX);
+    let throttle = args.throttle.unwrap_or(a_second);
+    if throttle == 0 {
+        bail!("{} flights are too few: it takes {} to kill something meanwhile", run.flights, STREAM.as_secs());
+    }
     let bar = bar(run.flights);
-    let mut worker = run.worker(args.throttle);
+    let mut worker = run.worker(throttle);
     let (mut kills, mut last) = (Kills::default(), 0);
     let started = Instant::now();
 
@@ -72,7 +79,7 @@ async fn main() -> Result<()> {
             Victim::Worker => {
                 bar.suspend(|| println!("✗ worker killed with SIGKILL after checkpoint {last}: the job rewinds to it"));
                 worker.kill().await;
-                worker = run.worker(args.throttle);
+                worker = run.worker(throttle);
                 kills.worker += 1;
             }
             Victim::Server => {
@@ -111,13 +118,14 @@ async fn main() -> Result<()> {
     let stored = run.stored(&[forebay.api()]).await?;
     table(&stored, &job, started.elapsed());
     let (digest, expected) = (stored.digest(), run.expected().digest());
+    if digest != expected {
+        println!("not exact: state digest {digest:032x}, expected {expected:032x}");
+        bail!("the state is not exact: {:#?}", stored.differences(run.expected()));
+    }
     println!(
         "exact: state digest {digest:032x} = expected {expected:032x}; flights {}; kills worker={} server={}; rewinds {}",
         run.flights, kills.worker, kills.server, job.rewinds
     );
-    if digest != expected {
-        bail!("the state is not exact: {:#?}", stored.differences(run.expected()));
-    }
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! Calls to coordinator and servers, one message each.
 
 use forebay_proto::v1::{
-    self, coordinator_service_client::CoordinatorServiceClient, state_service_client::StateServiceClient,
+    self, coordinator_service_client::CoordinatorServiceClient, debug_service_client::DebugServiceClient,
+    snapshot_service_client::SnapshotServiceClient, state_service_client::StateServiceClient,
     stream_service_client::StreamServiceClient, value::Form,
 };
 use tonic::{
@@ -48,6 +49,16 @@ impl Api {
     pub fn streams(&self) -> StreamServiceClient<Channel> {
         let client = StreamServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         client.max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The generated client of snapshots that another engine owns.
+    pub fn snapshots(&self) -> SnapshotServiceClient<Channel> {
+        SnapshotServiceClient::new(self.channel.clone())
+    }
+
+    /// The generated client of the people's view.
+    pub fn debug(&self) -> DebugServiceClient<Channel> {
+        DebugServiceClient::new(self.channel.clone())
     }
 
     /// Creates a job.

@@ -8,6 +8,8 @@ use forebay_integration_tests::harness::{Exit, Forebay, Setup};
 const EXIT_CONFIG: Option<i32> = Some(2);
 /// A world in which it cannot be used.
 const EXIT_FAILURE: Option<i32> = Some(1);
+/// Where nobody may write, not even root.
+const UNWRITABLE: &str = "/sys/forebay";
 
 fn told(exit: &Exit, code: Option<i32>, what: &[&str]) {
     assert_eq!(exit.code, code, "{exit:#?}");
@@ -81,6 +83,8 @@ async fn a_data_dir_that_cannot_be_used_is_told() {
     fs::write(&below, "").unwrap();
     let exit = setup.data_dir(&below.join("below")).fails().await;
     told(&exit, EXIT_FAILURE, &["server.data_dir", "a-file/below"]);
+    let exit = Setup::dev().data_dir(Path::new(UNWRITABLE)).fails().await;
+    told(&exit, EXIT_FAILURE, &["server.data_dir", UNWRITABLE, "is it writable?"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +109,9 @@ async fn a_checkpoint_dir_that_cannot_be_used_is_told() {
     let file = setup.home().join("a-file");
     fs::write(&file, "").unwrap();
     let exit = setup.checkpoint_dir(file.to_str().unwrap()).fails().await;
-    told(&exit, EXIT_FAILURE, &["a-file"]);
+    told(&exit, EXIT_FAILURE, &["a-file", "a file is where a folder must be"]);
+    let exit = Setup::dev().checkpoint_dir(UNWRITABLE).fails().await;
+    told(&exit, EXIT_FAILURE, &[UNWRITABLE, "must be able to read and write the directory"]);
     let exit = Setup::dev().checkpoint_dir("gs://bucket/prefix").fails().await;
     told(&exit, EXIT_FAILURE, &["gs://bucket/prefix", "s3://bucket/prefix"]);
     let exit = Setup::dev().checkpoint_dir("relative/path").fails().await;

@@ -6,6 +6,7 @@ mod cli;
 mod collect;
 mod config;
 mod corruption;
+mod demo;
 mod exactly_once;
 mod fencing;
 mod flights;

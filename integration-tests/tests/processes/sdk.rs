@@ -3,14 +3,17 @@
 
 #![cfg(feature = "rocksdb")]
 
+use std::sync::{Arc, Mutex};
+
 use forebay_client::{
-    Aggregating, Assigned, Client, List, Map, MergeFunction, Multimap, Reducing, Result, Timers, Ttl, Value, Worker,
-    WorkerState,
+    Aggregating, Assigned, Client, Error, HookResult, Hooks, List, Map, MergeFunction, Multimap, Reducing, Result,
+    Timers, Ttl, Value, Worker, WorkerState,
     aggregate::{AvgI64, CountDistinct, MaxBy, TopK},
     codec::{I64, U64, Utf8},
 };
 use forebay_integration_tests::harness::{Forebay, JobBuilder};
 use forebay_proto::v1;
+use futures::future::BoxFuture;
 
 const LAST: Value<Utf8, Utf8> = Value::new("last");
 const SHORT: Value<Utf8, Utf8> = Value::new("short").ttl(Ttl::new(std::time::Duration::from_secs(3600)));
@@ -164,4 +167,78 @@ async fn namespaces_of_a_session_are_merged_with_what_is_not_sent_yet() {
     let (legs, delay) = (legs.namespace("w2").unwrap(), delay.namespace("w2").unwrap());
     assert_eq!(legs.get("N1").await.unwrap(), ["w2", "w1", "w3"]);
     assert_eq!(delay.get("N1").await.unwrap(), Some(7));
+}
+
+/// Notes which hook runs for which checkpoint, and fails at barriers if it is told to.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    heard: Arc<Mutex<Vec<(&'static str, u64)>>>,
+    fails: bool,
+}
+
+impl Told {
+    fn hear(&self, hook: &'static str, checkpoint: u64) -> BoxFuture<'_, HookResult> {
+        self.heard.lock().unwrap().push((hook, checkpoint));
+        let result = if self.fails && hook == "barrier" { Err("no".into()) } else { Ok(()) };
+        Box::pin(std::future::ready(result))
+    }
+
+    async fn join(&self, forebay: &Forebay, worker: &str) -> Worker {
+        let client = Client::connect(&forebay.url()).await.unwrap();
+        client.worker("job", "op").id(worker).state(&LAST).hooks(self.clone()).join().await.unwrap()
+    }
+}
+
+impl Hooks for Told {
+    fn before_barrier(&mut self, checkpoint: u64) -> BoxFuture<'_, HookResult> {
+        self.hear("barrier", checkpoint)
+    }
+
+    fn on_completed(&mut self, checkpoint: u64) -> BoxFuture<'_, HookResult> {
+        self.hear("completed", checkpoint)
+    }
+
+    fn on_restore(&mut self, checkpoint: u64) -> BoxFuture<'_, HookResult> {
+        self.hear("restore", checkpoint)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_run_at_the_barrier_at_its_completion_and_again_at_a_rewind() {
+    let mut forebay = Forebay::dev().await;
+    forebay.api().create(JobBuilder::leased("job", 2).build()).await.unwrap();
+    let told = Told::default();
+    let mut first = told.join(&forebay, "first").await;
+    first.assigned().await.unwrap();
+    let done = first.finish(WorkerState::default).await.unwrap();
+    assert_eq!(*told.heard.lock().unwrap(), [("restore", 0), ("barrier", done), ("completed", done)]);
+
+    let told = Told::default();
+    let mut second = told.join(&forebay, "second").await;
+    second.assigned().await.unwrap();
+    second.boundary(WorkerState::default).await.unwrap();
+    let restored = [("restore", done), ("completed", done)];
+    assert_eq!(*told.heard.lock().unwrap(), restored);
+
+    forebay.kill().await;
+    forebay.delete_data();
+    forebay.restart().await;
+    let ended = second.idle(WorkerState::default, std::future::pending::<()>()).await.unwrap_err();
+    assert!(ended.is_rewound(), "{ended}");
+    second.assigned().await.unwrap();
+    second.boundary(WorkerState::default).await.unwrap();
+    assert_eq!(*told.heard.lock().unwrap(), [restored, restored].concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_fails_at_the_barrier_declines_the_checkpoint_and_is_told() {
+    let forebay = Forebay::dev().await;
+    forebay.api().create(JobBuilder::leased("job", 1).build()).await.unwrap();
+    let told = Told { fails: true, ..Told::default() };
+    let mut worker = told.join(&forebay, "worker").await;
+    worker.assigned().await.unwrap();
+    let failed = worker.finish(WorkerState::default).await.unwrap_err();
+    assert!(matches!(&failed, Error::Hook { hook: "before_barrier", message } if message == "no"), "{failed}");
+    let checkpoints = forebay.api().checkpoints("job").await.unwrap();
+    assert_eq!(checkpoints.completed, []);
 }

@@ -1,11 +1,14 @@
 //! The workers of a job's groups: who is there, since when, and what it was told. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use forebay_proto::{reason::Refused, v1};
 use v1::ErrorReason as Reason;
 
 use super::machine::Connection;
+
+/// Joinings that are over and remembered: enough for those that were paused and do not know it yet.
+const OVER_MAX: usize = 256;
 
 /// A worker of a group.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,12 +47,14 @@ pub struct Connected {
 pub struct Members {
     lease_ms: u64,
     members: BTreeMap<(String, String), Member>,
+    /// Joinings whose place another one took or whose lease ran out, oldest first.
+    over: VecDeque<Member>,
 }
 
 impl Members {
     /// No workers yet.
     pub fn new(lease_ms: u64) -> Self {
-        Self { lease_ms, members: BTreeMap::new() }
+        Self { lease_ms, members: BTreeMap::new(), over: VecDeque::new() }
     }
 
     /// Expects a worker that holds a grant to come back: its lease counts from now.
@@ -69,7 +74,7 @@ impl Members {
     }
 
     /// Takes up a worker's connection. The connection of an earlier joining of the same id is returned:
-    /// that joining is over.
+    /// that joining is over, and refused if it comes back.
     pub fn join(
         &mut self,
         connection: Connection,
@@ -84,8 +89,15 @@ impl Members {
             return Err(required("join id"));
         }
         let key = (hello.operator.clone(), hello.worker.clone());
-        let former = self.members.get(&key);
-        let fenced = former.filter(|former| former.join_id != hello.join_id).and_then(|former| former.connection);
+        let is_this = |member: &Member| {
+            (&member.operator, &member.worker, &member.join_id) == (&hello.operator, &hello.worker, &hello.join_id)
+        };
+        let former = self.members.get(&key).filter(|former| !is_this(former)).cloned();
+        if former.is_some() && self.over.iter().any(is_this) {
+            return Err(fenced(&hello.worker));
+        }
+        let connection_before = former.as_ref().and_then(|former| former.connection);
+        self.end(former);
         self.members.insert(
             key,
             Member {
@@ -97,7 +109,21 @@ impl Members {
                 told: None,
             },
         );
-        Ok(fenced)
+        Ok(connection_before)
+    }
+
+    /// Returns why a connection is nobody's: its place was taken, or its lease has run out.
+    pub fn why_over(&self, connection: Connection) -> Refused {
+        let over = self.over.iter().find(|member| member.connection == Some(connection));
+        match over.filter(|over| self.get(&over.operator, &over.worker).is_some()) {
+            Some(over) => fenced(&over.worker),
+            None => Refused::new(Reason::LeaseExpired, "the worker's lease has run out: join again"),
+        }
+    }
+
+    fn end(&mut self, members: impl IntoIterator<Item = Member>) {
+        self.over.extend(members);
+        self.over.drain(..self.over.len().saturating_sub(OVER_MAX));
     }
 
     /// Renews a worker's lease.
@@ -122,7 +148,8 @@ impl Members {
 
     /// Takes out the workers whose leases have run out.
     pub fn expire(&mut self, now_ms: i64) {
-        self.members.retain(|_, member| member.until_ms > now_ms);
+        let expired: Vec<_> = self.members.extract_if(.., |_, member| member.until_ms <= now_ms).collect();
+        self.end(expired.into_iter().map(|(_, member)| member));
     }
 
     /// The operators that have workers.
@@ -180,6 +207,11 @@ impl Members {
     }
 }
 
+/// Refuses a joining whose place a later one of the same id has taken.
+pub fn fenced(worker: &str) -> Refused {
+    Refused::new(Reason::WriterFenced, format!("worker {worker:?} joined again elsewhere: this joining is over"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +227,21 @@ mod tests {
         assert_eq!(members.join(Connection(2), &hello("w", "a"), 0), Ok(None), "a reconnect is the same joining");
         assert_eq!(members.join(Connection(3), &hello("w", "b"), 0), Ok(Some(Connection(2))));
         assert_eq!(members.of(Connection(2)), None);
+        let refused = members.join(Connection(4), &hello("w", "a"), 0).unwrap_err();
+        assert_eq!(refused.reason, Reason::WriterFenced, "it does not take its place back");
+    }
+
+    #[test]
+    fn a_worker_that_wakes_after_its_lease_is_fenced_only_if_it_was_replaced() {
+        let mut members = Members::new(10);
+        members.join(Connection(1), &hello("w", "a"), 0).unwrap();
+        members.expire(10);
+        assert_eq!(members.why_over(Connection(1)).reason, Reason::LeaseExpired);
+        members.join(Connection(2), &hello("w", "b"), 10).unwrap();
+        assert_eq!(members.why_over(Connection(1)).reason, Reason::WriterFenced);
+        assert_eq!(members.join(Connection(3), &hello("w", "a"), 11).unwrap_err().reason, Reason::WriterFenced);
+        members.expire(20);
+        assert_eq!(members.join(Connection(3), &hello("w", "a"), 20), Ok(None), "nobody has its place any more");
     }
 
     #[test]

@@ -285,3 +285,28 @@ async fn a_wrong_state_is_refused_by_name_and_not_registered() {
     assert_eq!(scene.api.states("job").await.unwrap(), before);
     scene.nothing_changed().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_contract_holds_and_this_build_does_not_serve_is_answered_so() {
+    let forebay = Forebay::dev().await;
+    let api = forebay.api();
+    let named = [
+        api.state().snapshot(v1::SnapshotRequest::default()).await.map(drop),
+        api.coordinator().update_job(v1::UpdateJobRequest::default()).await.map(drop),
+        api.coordinator().create_savepoint(v1::CreateSavepointRequest::default()).await.map(drop),
+        api.coordinator().move_shard(v1::MoveShardRequest::default()).await.map(drop),
+    ];
+    for status in named.map(Result::unwrap_err) {
+        assert_eq!((status.code(), reason(&status)), (Code::Unimplemented, ErrorReason::Unsupported), "{status:?}");
+        assert!(status.message().contains("not served by this build"), "{status:?}");
+    }
+    let whole_services = [
+        api.snapshots().open_shard(v1::OpenShardRequest::default()).await.map(drop),
+        api.snapshots().read_snapshot(v1::ReadSnapshotRequest::default()).await.map(drop),
+        api.debug().get_entry(v1::GetEntryRequest::default()).await.map(drop),
+        api.debug().scan_entries(v1::ScanEntriesRequest::default()).await.map(drop),
+    ];
+    for status in whole_services.map(Result::unwrap_err) {
+        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+    }
+}

@@ -1,9 +1,10 @@
-//! The S3 store against S3 servers: ours, with faults, and `moto`, written by others.
+//! The S3 store against S3 servers: ours, with faults, and `moto` and `s3s-fs`, written by others.
 
 #![cfg(feature = "s3")]
 
 mod faults;
 mod moto;
+mod s3s_fs;
 mod uploads;
 
 use std::{process::Command, sync::Arc, time::Duration};

@@ -83,7 +83,7 @@ fn steps(text: &str) -> Vec<Step> {
 }
 
 /// Compares without white space, which differs between builds of grpcurl; `…` stands for anything.
-fn agrees(expected: &str, said: &str) -> bool {
+pub fn agrees(expected: &str, said: &str) -> bool {
     let bare = |text: &str| -> String { text.split_whitespace().collect() };
     let (expected, said) = (bare(expected), bare(said));
     let mut parts = expected.split('…');

@@ -4,7 +4,12 @@ use forebay_proto::{reason::Refused, v1};
 use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_response::Message as ToServer};
 
 use super::{
-    super::{assign, members::Member, plan, round::Cause},
+    super::{
+        assign,
+        members::{Member, fenced},
+        plan,
+        round::Cause,
+    },
     ASK_AGAIN_MS, Action, Answer, Connection, Machine, Now, Restored, Server, Token, lease_ms, leased,
 };
 
@@ -152,11 +157,9 @@ impl Machine {
             return;
         }
         match self.members.join(connection, hello, now.mono_ms) {
-            Ok(fenced) => {
-                if let Some(fenced) = fenced {
-                    let message = format!("worker {:?} joined again elsewhere: this joining is over", hello.worker);
-                    let ended = v1::JoinEnded { reason: Reason::WriterFenced.into(), message };
-                    actions.push(Action::ToWorker(fenced, ToWorker::Ended(ended)));
+            Ok(former) => {
+                if let Some(former) = former {
+                    actions.push(over(former, fenced(&hello.worker)));
                 }
                 if hello.generation != 0 && hello.generation < self.head.generation {
                     let rewinding = v1::Rewinding {
@@ -184,9 +187,7 @@ impl Machine {
     ) {
         use v1::join_request::Message;
         let Some((operator, worker)) = self.members.of(connection) else {
-            let message = "the worker's lease has run out: join again".to_owned();
-            let ended = v1::JoinEnded { reason: Reason::LeaseExpired.into(), message };
-            actions.push(Action::ToWorker(connection, ToWorker::Ended(ended)));
+            actions.push(over(connection, self.members.why_over(connection)));
             return;
         };
         match message {
@@ -219,4 +220,8 @@ impl Machine {
             Message::Hello(_) => {}
         }
     }
+}
+
+fn over(connection: Connection, why: Refused) -> Action {
+    Action::ToWorker(connection, ToWorker::Ended(v1::JoinEnded { reason: why.reason.into(), message: why.message }))
 }
