@@ -11,6 +11,7 @@ mod flights;
 mod grpcurl;
 mod jobs;
 mod object_stores;
+mod redistribution;
 mod sdk;
 mod session;
 mod state;
