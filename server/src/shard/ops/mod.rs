@@ -26,7 +26,7 @@ use super::{key, states::State};
 use crate::storage::{self, Writes};
 
 pub use crate::storage::row::Header;
-pub use multimap::unescape;
+pub use multimap::{entry as multimap_entry, unescape};
 pub use page::ANSWER_BYTES_MAX;
 pub use rows::{Rows, decode};
 
