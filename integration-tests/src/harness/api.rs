@@ -1,8 +1,8 @@
 //! Calls to coordinator and servers, one message each.
 
 use forebay_proto::v1::{
-    self, coordinator_service_client::CoordinatorServiceClient, state_service_client::StateServiceClient,
-    stream_service_client::StreamServiceClient, value::Form,
+    self, coordinator_service_client::CoordinatorServiceClient, debug_service_client::DebugServiceClient,
+    state_service_client::StateServiceClient, stream_service_client::StreamServiceClient, value::Form,
 };
 use tonic::{
     Status,
@@ -48,6 +48,11 @@ impl Api {
     pub fn streams(&self) -> StreamServiceClient<Channel> {
         let client = StreamServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         client.max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The generated client of state as people look at it, with the limits of any other client.
+    pub fn debug(&self) -> DebugServiceClient<Channel> {
+        DebugServiceClient::new(self.channel.clone())
     }
 
     /// Creates a job.

@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod config;
 mod corruption;
+mod debug;
 mod exactly_once;
 mod fencing;
 mod flights;
