@@ -11,6 +11,8 @@ mod page;
 mod reducing;
 mod rows;
 mod sorted_set;
+#[cfg(test)]
+mod tests;
 mod touch;
 mod value;
 
