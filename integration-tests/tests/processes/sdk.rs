@@ -16,6 +16,7 @@ const LAST: Value<Utf8, Utf8> = Value::new("last");
 const SHORT: Value<Utf8, Utf8> = Value::new("short").ttl(Ttl::new(std::time::Duration::from_secs(3600)));
 const BRIEF: List<Utf8, Utf8> = List::new("brief").ttl(Ttl::new(std::time::Duration::from_secs(3600)));
 const PRICED: Value<Utf8, I64> = Value::new("priced").schema(b"{\"unit\": \"cent\"}", 3);
+const UNPRICED: Value<Utf8, I64> = Value::new("priced");
 const LEGS: List<Utf8, Utf8> = List::new("legs");
 const ROUTES: Map<Utf8, Utf8, I64> = Map::new("routes");
 const TAGS: Multimap<Utf8, Utf8, Utf8> = Multimap::new("tags");
@@ -207,10 +208,9 @@ async fn a_schema_is_told_to_whoever_opens_the_state() {
     first.assigned().await.unwrap();
     first.leave().await.unwrap();
     // A program that says nothing of a schema is told the one that is registered.
-    const SILENT: Value<Utf8, I64> = Value::new("priced");
-    let mut second = client.worker("job", "op").id("second").state(&SILENT).join().await.unwrap();
+    let mut second = client.worker("job", "op").id("second").state(&UNPRICED).join().await.unwrap();
     let assigned = second.assigned().await.unwrap();
-    let state = assigned.open(&SILENT).unwrap();
+    let state = assigned.open(&UNPRICED).unwrap();
     let registered = state.registered().descriptor.clone().unwrap();
     assert_eq!((&registered.schema[..], registered.schema_version), (&b"{\"unit\": \"cent\"}"[..], 3));
 }
