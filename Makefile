@@ -63,7 +63,7 @@ test:
 test-long: setup
 	$(BUILD)
 	FOREBAY_CASES=$(CASES) FOREBAY_ELEMENTS=10000000 \
-	    cargo test --release --locked -p forebay-integration-tests --test state_model
+	    cargo test --release --locked -p forebay-integration-tests --test state_model --test long_list
 	FOREBAY_ENDURANCE=600 cargo test --release --locked -p forebay-integration-tests --test processes \
 	    no_file_is_lost_at_maximum_rate -- --nocapture
 
