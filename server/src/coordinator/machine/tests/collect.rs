@@ -71,7 +71,7 @@ impl Store {
             }
             Action::ReadTombstone(run, name) => (run, Ok(Done::Read(self.tombstones[&name].clone()))),
             Action::DeleteObjects(run, objects, _) => {
-                for object in objects {
+                for object in &objects {
                     self.objects.remove(object);
                 }
                 self.deleted.extend(objects);
