@@ -1,9 +1,7 @@
 //! `forebayctl cost`: what a job's checkpoints take of the object store, from those that completed.
 
 use clap::Args;
-use forebay_proto::v1::{
-    CheckpointSettings, CompletedCheckpoint, DescribeJobRequest, JobSpec, ListCheckpointsRequest, Operator,
-};
+use forebay_proto::v1::{CompletedCheckpoint, DescribeJobRequest, JobSpec, ListCheckpointsRequest};
 use serde_json::json;
 
 use crate::{
@@ -120,6 +118,8 @@ fn shown(estimate: &Option<Estimate>) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use forebay_proto::v1::{CheckpointSettings, Operator};
+
     use super::*;
 
     fn completed(id: u64, puts: u64, new_bytes: u64) -> CompletedCheckpoint {
