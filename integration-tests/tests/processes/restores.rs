@@ -5,7 +5,7 @@
 use std::{collections::HashMap, path::Path};
 
 use forebay_integration_tests::{
-    harness::{Api, Cluster, Forebay, Job, JobBuilder, Setup, list, raw, reason, reducing, value},
+    harness::{Api, Cluster, Forebay, Job, JobBuilder, Setup, eventually, list, raw, reason, reducing, value},
     s3::S3Server,
 };
 use forebay_proto::v1::{self, ErrorReason};
@@ -297,4 +297,41 @@ async fn a_branch_starts_from_its_parents_files_and_each_goes_its_own_way() {
     assert_eq!(api.digest("child").await.unwrap(), before);
     let again = api.coordinator().branch_job(request).await.unwrap_err();
     assert_eq!(reason(&again), ErrorReason::AlreadyExists);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_collects_keeps_what_its_branch_began_with_until_the_branch_has_moved_on() {
+    let setup = Setup::dev().set("coordinator.collect_interval", "20ms").set("coordinator.collect_min_age", "0s");
+    let mut forebay = setup.start().await;
+    let api = forebay.api();
+    let retained = |spec: &mut v1::JobSpec| spec.checkpoints.get_or_insert_default().retained = 1;
+    let parent = JobBuilder::shared("parent", 2).with(retained).build();
+    let parent = Job::create(&api, parent, &[value("last")]).await;
+    api.put(parent.at("last", "a"), raw("at the branch")).await.unwrap();
+    let begun = api.checkpoint("parent").await.unwrap();
+    let status = api.coordinator().get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    let prefix = format!("{}/parent-{}", status.cluster_id, parent.info.job_uid);
+    let manifest = Path::new(forebay.setup().checkpoints()).join(prefix).join(&begun.manifest);
+    let request = v1::BranchJobRequest { parent: "parent".into(), checkpoint: 0, job: "child".into() };
+    api.coordinator().branch_job(request).await.unwrap();
+    api.serving("child").await;
+    for number in 0..5 {
+        api.put(parent.at("last", "a"), raw(format!("{number}"))).await.unwrap();
+        api.checkpoint("parent").await.unwrap();
+        let collect = v1::CollectGarbageRequest { job: "parent".into(), dry_run: false };
+        api.coordinator().collect_garbage(collect).await.unwrap();
+    }
+    assert!(manifest.exists(), "the branch begins with it");
+    // The child has nothing of its own yet: without its disk it goes back to the parent's files.
+    forebay.kill().await;
+    forebay.delete_data();
+    forebay.restart().await;
+    api.serving("child").await;
+    let child = Job { name: "child".into(), ..parent.clone() };
+    assert_eq!(child.stored(&api, "last", "a").await, ["at the branch"]);
+    // Its generation began with the parent's checkpoint; the next one begins with its own.
+    api.checkpoint("child").await.unwrap();
+    restore(&api, to("child")).await.unwrap();
+    api.checkpoint("child").await.unwrap();
+    eventually("the parent's files go", || async { (!manifest.exists()).then_some(()) }).await;
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Weak, time::Duration};
 use forebay_proto::v1;
 use tracing::{info, warn};
 
-use super::{Coordinator, collect, machine::collect::Reference};
+use super::{Coordinator, branches, collect, machine::collect::Reference};
 use crate::checkpoint::{
     frame::{self, ObjectKind},
     layout,
@@ -43,18 +43,27 @@ pub(super) async fn collect(coordinator: Weak<Coordinator>, job: String, uid: St
     loop {
         let Some(alive) = coordinator.upgrade() else { return };
         let (store, cluster) = (alive.store.clone(), alive.cluster.clone());
-        drop(alive);
-        match collect_once(&store, &cluster, &job, &uid).await {
-            Ok(true) => return,
+        let prefix = cluster.job(&job, &uid).prefix().to_owned();
+        let collected =
+            collect_once(&store, &cluster, &job, &uid, &|holder: &str| alive.branch_needs(holder, &prefix)).await;
+        match collected {
+            Ok(true) => return alive.unpin_everywhere(&branches::holder(&uid)).await,
             Ok(false) => {}
             Err(error) => warn!(job, uid, error, "a deleted job's objects cannot be deleted yet"),
         }
+        drop(alive);
         tokio::time::sleep(AGAIN).await;
     }
 }
 
 /// True if nothing is left to do.
-async fn collect_once(store: &SharedStore, cluster: &layout::Cluster, job: &str, uid: &str) -> Result<bool, String> {
+async fn collect_once(
+    store: &SharedStore,
+    cluster: &layout::Cluster,
+    job: &str,
+    uid: &str,
+    needs: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<bool, String> {
     let (paths, record) = (cluster.job(job, uid), cluster.deleted_job(job, uid));
     let text = |error: Error| error.to_string();
     let listed = collect::list(store, &paths).await?;
@@ -69,7 +78,7 @@ async fn collect_once(store: &SharedStore, cluster: &layout::Cluster, job: &str,
             store.delete(&record).await.map_err(text)?;
             return Ok(true);
         }
-        Some(head) => pinned(store, &paths, &head).await?,
+        Some(head) => pinned(store, &paths, &head, needs).await?,
         None => BTreeSet::new(),
     };
     let doomed = listed.iter().filter(|object| object.name != "head" && !kept.contains(&object.name));
@@ -94,9 +103,16 @@ async fn collect_once(store: &SharedStore, cluster: &layout::Cluster, job: &str,
 }
 
 /// What others still need of a deleted job.
-async fn pinned(store: &SharedStore, paths: &layout::Job, head: &v1::JobHead) -> Result<BTreeSet<String>, String> {
+async fn pinned(
+    store: &SharedStore,
+    paths: &layout::Job,
+    head: &v1::JobHead,
+    needs: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<BTreeSet<String>, String> {
     let mut kept = BTreeSet::new();
-    for pin in head.pins.iter().filter(|pin| pin.holder.starts_with("branch ")) {
+    let needed = |pin: &&v1::Pin| pin.holder.starts_with(branches::OF_BRANCH) && needs(&pin.holder);
+    let pins: Vec<&v1::Pin> = head.pins.iter().filter(needed).collect();
+    for pin in pins {
         let completed = head.completed.iter().find(|completed| completed.id == pin.checkpoint);
         let named = completed.map(|completed| completed.manifest.clone());
         for object in pin.objects.iter().cloned().chain(named) {
@@ -149,16 +165,16 @@ mod tests {
     async fn a_deleted_job_takes_its_objects_with_it_and_no_other_jobs() {
         let (store, cluster, _) = scene(true, true).await;
         assert_eq!(recorded(&store, &cluster).await.unwrap(), [("gone".to_owned(), UID.to_owned())]);
-        assert_eq!(collect_once(&store, &cluster, "gone", UID).await, Ok(true));
+        assert_eq!(collect_once(&store, &cluster, "gone", UID, &|_| true).await, Ok(true));
         assert_eq!(names(&store).await, ["c/other-0/shared/s/a"]);
-        assert_eq!(collect_once(&store, &cluster, "gone", UID).await, Ok(true), "again changes nothing");
+        assert_eq!(collect_once(&store, &cluster, "gone", UID, &|_| true).await, Ok(true), "again changes nothing");
     }
 
     #[tokio::test]
     async fn a_job_that_lives_or_keeps_its_checkpoints_is_not_touched() {
         for (delete_on_cancel, deleted) in [(true, false), (false, true)] {
             let (store, cluster, _) = scene(delete_on_cancel, deleted).await;
-            collect_once(&store, &cluster, "gone", UID).await.unwrap();
+            collect_once(&store, &cluster, "gone", UID, &|_| true).await.unwrap();
             assert_eq!(names(&store).await.len(), 5, "only the wrong record is gone");
         }
     }
@@ -175,8 +191,10 @@ mod tests {
         let mut head: v1::JobHead = frame::decode(ObjectKind::Head, "head", &bytes).unwrap();
         head.pins = vec![v1::Pin { holder: "branch child".into(), objects: vec![name], ..Default::default() }];
         store.put(&paths.head(), frame::encode(ObjectKind::Head, &head)).await.unwrap();
-        assert_eq!(collect_once(&store, &cluster, "gone", UID).await, Ok(false));
+        assert_eq!(collect_once(&store, &cluster, "gone", UID, &|_| true).await, Ok(false));
         let left: Vec<_> = collect::list(&store, &paths).await.unwrap().into_iter().map(|object| object.name).collect();
         assert_eq!(left, ["chk/7/r/manifest", "head", "shared/s/a"]);
+        let moved_on = collect_once(&store, &cluster, "gone", UID, &|_| false).await;
+        assert_eq!((moved_on, names(&store).await), (Ok(true), vec!["c/other-0/shared/s/a".to_owned()]));
     }
 }

@@ -98,7 +98,7 @@ pub struct Coordinator {
     garbage: garbage::Settings,
     name: String,
     epoch: u64,
-    jobs: DashMap<String, Arc<Job>>,
+    pub(super) jobs: DashMap<String, Arc<Job>>,
     servers: Servers,
     creating: tokio::sync::Mutex<()>,
     connections: AtomicU64,
@@ -454,11 +454,16 @@ impl Coordinator {
 
     async fn run(coordinator: std::sync::Weak<Self>, mut outbox: mpsc::UnboundedReceiver<(String, ToServer)>) {
         let mut ticks = tokio::time::interval(Duration::from_millis(200));
+        let mut looks = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 message = outbox.recv() => {
                     let (Some(coordinator), Some((server, message))) = (coordinator.upgrade(), message) else { return };
                     coordinator.servers.send(&server, message);
+                }
+                _ = looks.tick() => {
+                    let Some(coordinator) = coordinator.upgrade() else { return };
+                    coordinator.unpin_branches().await;
                 }
                 _ = ticks.tick() => {
                     let Some(coordinator) = coordinator.upgrade() else { return };

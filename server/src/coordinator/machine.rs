@@ -318,7 +318,7 @@ impl Machine {
             Event::Trigger { token, kind, full } => self.triggers.push(rounds::Trigger { token, kind, full }),
             Event::Collect { token, dry_run } => self.collector.ask(token, dry_run),
             Event::Collection { run, done } => self.collection_step(run, done, now, actions),
-            Event::Pin { token, pin } => self.wishes.pin.push((token, pin)),
+            Event::Pin { token, pin } => self.pin(token, pin, actions),
             Event::Unpin { holder } => self.wishes.unpin.push(holder),
             Event::Register { token, operator, descriptors } => {
                 self.wishes.register.push((token, operator, descriptors));

@@ -8,6 +8,7 @@
 //! holds it is confirmed by the store.
 
 pub mod assign;
+pub mod branches;
 pub mod collect;
 pub mod descriptors;
 pub mod election;

@@ -15,6 +15,7 @@ use crate::{
         objects::{self, SharedStore},
     },
     coordinator::{
+        branches,
         machine::Event,
         restore::{self, Target},
         spec,
@@ -50,7 +51,10 @@ impl Coordinator {
                 self.take(&job, Target { id: 0, entry: Some(entry), brought, shards, cause }, request.validate_only)
                     .await
             }
-            Err(_) => self.make(&request.job, &entry, &found.manifest, &shards, request.validate_only).await,
+            Err(_) => {
+                let (name, check) = (&request.job, request.validate_only);
+                self.make(name, fresh_uid(), &entry, &found.manifest, &shards, check).await
+            }
         }
     }
 
@@ -66,7 +70,16 @@ impl Coordinator {
         let (manifest, folders) =
             manifest::open(&self.stores, &paths, &entry).await.map_err(|error| refused(&error.into()))?;
         let entry = v1::CompletedCheckpoint { prefix: folders.own.prefix().to_owned(), claimed: false, ..entry };
-        self.make(&request.job, &entry, &manifest, &BTreeMap::new(), false).await
+        let uid = fresh_uid();
+        let owner = self.pin_for_branch(&uid, &parent, &entry).await?;
+        let made = self.make(&request.job, uid.clone(), &entry, &manifest, &BTreeMap::new(), false).await;
+        if let (Err(refused), Some(owner)) = (&made, owner)
+            // Where the store gave no answer the job may be there after the next start.
+            && refused.reason != Reason::StoreUnavailable
+        {
+            owner.tell(Event::Unpin { holder: branches::holder(&uid) }).await;
+        }
+        made
     }
 
     /// Copies a checkpoint to a directory, and tells how far it is.
@@ -125,6 +138,7 @@ impl Coordinator {
     async fn make(
         &self,
         name: &str,
+        uid: String,
         entry: &v1::CompletedCheckpoint,
         manifest: &v1::Manifest,
         shards: &BTreeMap<String, u32>,
@@ -144,7 +158,6 @@ impl Coordinator {
         if self.jobs.contains_key(name) {
             return Err(Refused::new(Reason::AlreadyExists, format!("job {name:?} exists: choose another name")));
         }
-        let uid = Uuid::new_v4().simple().to_string();
         let head = restore::born(spec, uid, self.epoch, entry, manifest, wall_ms());
         let job = self.store_new_job(name, head).await?;
         drop(creating);
@@ -152,6 +165,10 @@ impl Coordinator {
         job.ask(|token| Event::Created { token }).await?;
         Ok(job.seen().info())
     }
+}
+
+fn fresh_uid() -> String {
+    Uuid::new_v4().simple().to_string()
 }
 
 /// A folder that nothing is in yet.

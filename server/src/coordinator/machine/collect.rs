@@ -273,7 +273,8 @@ impl Machine {
         let pins = heads.clone().flat_map(|head| &head.pins).filter(|_| !seeded::is(Bug::CollectsPinned));
         let mut named: BTreeSet<String> = pins.flat_map(|pin| pin.objects.clone()).collect();
         named.extend(heads.flat_map(|head| [head.tombstone.clone(), head.stop_barrier_state.clone()]));
-        named.extend(self.wishes.pins.iter().flat_map(|pin| pin.objects.clone()));
+        let wished = self.wishes.pins.iter().chain(self.wishes.pin.iter().map(|(_, pin)| pin));
+        named.extend(wished.flat_map(|pin| pin.objects.clone()));
         named
     }
 

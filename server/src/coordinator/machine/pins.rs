@@ -4,14 +4,15 @@
 //! Servers tell late what they have uploaded. It is pinned unless a collection has been decided since the
 //! round ended: what nothing named then may be gone.
 
-use forebay_proto::v1;
+use forebay_proto::{reason::Refused, v1};
+use v1::ErrorReason as Reason;
 
 use super::{
     super::{
         retention,
         round::{self, Id},
     },
-    FAILED_MAX, Machine,
+    Action, FAILED_MAX, Machine, Token,
 };
 
 impl Machine {
@@ -37,6 +38,17 @@ impl Machine {
         objects.dedup();
         if !objects.is_empty() {
             self.wishes.pins.push(retention::of_aborted(round, objects));
+        }
+    }
+
+    /// Takes a pin that somebody asks for, unless what it names is being deleted.
+    pub(super) fn pin(&mut self, token: Token, pin: v1::Pin, actions: &mut Vec<Action>) {
+        match pin.objects.iter().find(|object| self.collector.condemns(object)) {
+            Some(object) => {
+                let refused = Refused::new(Reason::CheckpointUnknown, format!("{object} is being deleted"));
+                actions.push(Action::Answer(token, Err(refused)));
+            }
+            None => self.wishes.pin.push((token, pin)),
         }
     }
 
