@@ -61,7 +61,7 @@ test:
 test-long: setup
 	$(BUILD)
 	FOREBAY_CASES=$(CASES) FOREBAY_ELEMENTS=10000000 \
-	    cargo test --release --locked -p forebay-integration-tests --test state_model
+	    cargo test --release --locked -p forebay-integration-tests --test state_model --test long_list
 
 simulate:
 	deploy/setup.sh

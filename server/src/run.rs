@@ -47,7 +47,7 @@ pub async fn run(
     let address = config.server.advertise.clone().unwrap_or_else(|| listening.clone());
     let data = data_dir(&config, role)?;
     let store = open_store(&config, &data.path).await?;
-    let mut served = Served::default();
+    let mut served = Served { address: address.clone(), ..Served::default() };
     if role != Role::Server {
         let cluster = election::found(&store, wall_ms()).await?;
         let coordinator =

@@ -6,12 +6,13 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use forebay_proto::{
-    packed::AnswerRef,
+    packed::{AnswerRef, Op},
+    packed_list,
     v1::{OpKind, StateDescriptor, StateKind},
 };
 
 use crate::{
-    cache::{Cache, Reading},
+    cache::{At, Cache, Reading},
     codec::{Stored, WriteAs},
     error::Result,
     options::{Options, declares_options, has_views},
@@ -122,11 +123,7 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
     /// Appends an element.
     pub async fn add(&self, key: &(impl WriteAs<K> + ?Sized), element: &(impl WriteAs<V> + ?Sized)) -> Result<()> {
         let element = self.scope.encode_value(element)?;
-        let key = self.scope.encode(key)?;
-        let at = self.scope.locate(&key)?;
-        let deadline_ms = self.scope.deadline_ms(at.shard).await?;
-        let append = |cache: &mut Cache, now_ms| cache.list_append_until(at, [element], deadline_ms, now_ms);
-        self.scope.session.write(at.state, append).await
+        self.append(key, vec![element]).await
     }
 
     /// Appends elements, in order; none is no operation.
@@ -136,14 +133,25 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
         elements: impl IntoIterator<Item = E>,
     ) -> Result<()> {
         let elements = self.encoded(elements)?;
-        if elements.is_empty() {
-            return Ok(());
-        }
+        if elements.is_empty() { Ok(()) } else { self.append(key, elements).await }
+    }
+
+    async fn append(&self, key: &(impl WriteAs<K> + ?Sized), elements: Vec<Bytes>) -> Result<()> {
         let key = self.scope.encode(key)?;
         let at = self.scope.locate(&key)?;
+        if self.scope.expires_at_ms.is_some() {
+            return self.write_through(at, OpKind::ListAppendAll, elements).await;
+        }
         let deadline_ms = self.scope.deadline_ms(at.shard).await?;
         let append = |cache: &mut Cache, now_ms| cache.list_append_until(at, elements, deadline_ms, now_ms);
         self.scope.session.write(at.state, append).await
+    }
+
+    /// Writes past the cache, in which elements that are unsent share a deadline.
+    async fn write_through(&self, at: At<'_>, kind: OpKind, elements: Vec<Bytes>) -> Result<()> {
+        let packed = packed_list::pack(elements);
+        let op = Op { expires_at_ms: self.scope.expires_at_ms, ..at.op(kind).with_value(&packed) };
+        self.scope.session.write_over(&[at], op).await
     }
 
     /// Replaces the list; no elements remove it.
@@ -155,6 +163,9 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
         let elements = self.encoded(elements)?;
         let key = self.scope.encode(key)?;
         let at = self.scope.locate(&key)?;
+        if self.scope.expires_at_ms.is_some() {
+            return self.write_through(at, OpKind::ListPut, elements).await;
+        }
         let deadline_ms = self.scope.deadline_ms(at.shard).await?;
         let put = |cache: &mut Cache, now_ms| cache.list_put_until(at, elements, deadline_ms, now_ms);
         self.scope.session.write(at.state, put).await

@@ -42,7 +42,7 @@ macro_rules! declares_options {
     };
 }
 
-/// The views of a handle that has a `scope`: of a namespace, and of a key group.
+/// The views of a handle that has a `scope`: of a namespace, of a key group, with a deadline; and what it is of.
 macro_rules! has_views {
     () => {
         /// Returns a view of a namespace.
@@ -53,6 +53,18 @@ macro_rules! has_views {
         /// Returns a view of a key group, for jobs whose partitioner is explicit.
         pub fn key_group(&self, key_group: u32) -> Self {
             Self { scope: self.scope.in_key_group(key_group), ..self.clone() }
+        }
+
+        /// Returns a view whose writes have this deadline, milliseconds of the state's clock, instead of the one
+        /// that its TTL gives. Of states with a TTL only.
+        pub fn expiring_at(&self, deadline_ms: i64) -> crate::Result<Self> {
+            Ok(Self { scope: self.scope.expiring_at(deadline_ms)?, ..self.clone() })
+        }
+
+        /// Returns the state as it was registered when the handle was opened: its TTL, its schema and the
+        /// schema's version, which another program may have changed.
+        pub fn registered(&self) -> &crate::v1::RegisteredState {
+            &self.scope.state
         }
     };
 }

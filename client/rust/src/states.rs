@@ -38,6 +38,8 @@ pub(crate) struct Scope {
     pub(crate) state: Arc<v1::RegisteredState>,
     pub(crate) namespace: Bytes,
     pub(crate) expiry: Option<Expiry>,
+    /// Deadline of what is written, instead of the TTL's.
+    pub(crate) expires_at_ms: Option<i64>,
     key_group: Option<u32>,
 }
 
@@ -58,7 +60,7 @@ impl Scope {
         // What the servers go by is what is registered, which a later program may have changed.
         let expiry = Expiry::of(registered.ttl.as_ref());
         let (session, state) = (session.clone(), Arc::new(state.clone()));
-        Ok(Self { session, state, namespace: Bytes::new(), expiry, key_group: None })
+        Ok(Self { session, state, namespace: Bytes::new(), expiry, expires_at_ms: None, key_group: None })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -74,6 +76,18 @@ impl Scope {
     /// Looks at keys of a key group that the caller names.
     pub(crate) fn in_key_group(&self, key_group: u32) -> Self {
         Self { key_group: Some(key_group), ..self.clone() }
+    }
+
+    /// Gives what is written a deadline of its own.
+    pub(crate) fn expiring_at(&self, deadline_ms: i64) -> Result<Self> {
+        if self.expiry.is_none() {
+            let message = format!(
+                "state {:?} has no TTL, so that nothing looks for deadlines in it (register a TTL, a long one perhaps)",
+                self.name()
+            );
+            return Err(Error::call(v1::ErrorReason::TtlInvalid, message));
+        }
+        Ok(Self { expires_at_ms: Some(deadline_ms), ..self.clone() })
     }
 
     /// Encodes a key, finds its shard and calls `then` with both.
@@ -142,10 +156,9 @@ impl Scope {
 
     /// Returns the deadline of what is written now, where the state has a TTL.
     pub(crate) async fn deadline_ms(&self, shard: usize) -> Result<Option<i64>> {
-        match &self.expiry {
-            Some(expiry) => self.session.deadline_ms(expiry, shard).await,
-            None => Ok(None),
-        }
+        let Some(expiry) = &self.expiry else { return Ok(None) };
+        let by_ttl = self.session.deadline_ms(expiry, shard).await?;
+        Ok(self.expires_at_ms.or(by_ttl))
     }
 
     /// Decides what a reader does with an entry that has a deadline.

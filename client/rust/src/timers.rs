@@ -87,6 +87,11 @@ impl<K: Stored, N: Stored> TimerState<K, N> {
         Self { scope: self.scope.in_key_group(key_group), codecs: PhantomData }
     }
 
+    /// Returns the state as it was registered when the handle was opened.
+    pub fn registered(&self) -> &crate::v1::RegisteredState {
+        &self.scope.state
+    }
+
     /// Registers a timer. Reads nothing.
     pub async fn register(
         &self,

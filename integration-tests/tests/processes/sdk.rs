@@ -17,6 +17,9 @@ use futures::future::BoxFuture;
 
 const LAST: Value<Utf8, Utf8> = Value::new("last");
 const SHORT: Value<Utf8, Utf8> = Value::new("short").ttl(Ttl::new(std::time::Duration::from_secs(3600)));
+const BRIEF: List<Utf8, Utf8> = List::new("brief").ttl(Ttl::new(std::time::Duration::from_secs(3600)));
+const PRICED: Value<Utf8, I64> = Value::new("priced").schema(b"{\"unit\": \"cent\"}", 3);
+const UNPRICED: Value<Utf8, I64> = Value::new("priced");
 const LEGS: List<Utf8, Utf8> = List::new("legs");
 const ROUTES: Map<Utf8, Utf8, I64> = Map::new("routes");
 const TAGS: Multimap<Utf8, Utf8, Utf8> = Multimap::new("tags");
@@ -241,4 +244,50 @@ async fn a_hook_that_fails_at_the_barrier_declines_the_checkpoint_and_is_told() 
     assert!(matches!(&failed, Error::Hook { hook: "before_barrier", message } if message == "no"), "{failed}");
     let checkpoints = forebay.api().checkpoints("job").await.unwrap();
     assert_eq!(checkpoints.completed, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_may_have_a_deadline_of_its_own() {
+    let forebay = Forebay::dev().await;
+    let api = forebay.api();
+    api.create(JobBuilder::leased("job", 1).build()).await.unwrap();
+    let client = Client::connect(&forebay.url()).await.unwrap();
+    let worker = client.worker("job", "op").id("worker").state(&LAST).state(&SHORT).state(&BRIEF);
+    let mut worker = worker.join().await.unwrap();
+    let assigned = worker.assigned().await.unwrap();
+    let (last, short, brief) =
+        (assigned.open(&LAST).unwrap(), assigned.open(&SHORT).unwrap(), assigned.open(&BRIEF).unwrap());
+    let (past, far) = (1, 4_000_000_000_000);
+    short.expiring_at(past).unwrap().update("N1", "gone").await.unwrap();
+    short.expiring_at(far).unwrap().update("N2", "for long").await.unwrap();
+    assert_eq!(short.get("N1").await.unwrap(), None);
+    assert_eq!(short.get("N2").await.unwrap().as_deref(), Some("for long"));
+    brief.add("N1", "an hour").await.unwrap();
+    brief.expiring_at(past).unwrap().add_all("N1", ["gone", "too"]).await.unwrap();
+    brief.expiring_at(far).unwrap().add("N1", "for long").await.unwrap();
+    assert_eq!(brief.get("N1").await.unwrap(), ["an hour", "for long"]);
+    worker.flush().await.unwrap();
+    let rows = api.scan("job", "op", "brief").await.unwrap();
+    let deadlines: Vec<_> = rows.into_iter().filter_map(|row| row.value?.expires_at_ms).collect();
+    assert!(deadlines.len() == 2 && deadlines[0] < far && deadlines[1] == far, "{deadlines:?}");
+    let rows = api.scan("job", "op", "short").await.unwrap();
+    assert_eq!(rows.into_iter().filter_map(|row| row.value?.expires_at_ms).collect::<Vec<_>>(), [far]);
+    let error = last.expiring_at(far).unwrap_err().to_string();
+    assert!(error.contains("\"last\" has no TTL"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_is_told_to_whoever_opens_the_state() {
+    let forebay = Forebay::dev().await;
+    forebay.api().create(JobBuilder::leased("job", 1).build()).await.unwrap();
+    let client = Client::connect(&forebay.url()).await.unwrap();
+    let mut first = client.worker("job", "op").id("first").state(&PRICED).join().await.unwrap();
+    first.assigned().await.unwrap();
+    first.leave().await.unwrap();
+    // A program that says nothing of a schema is told the one that is registered.
+    let mut second = client.worker("job", "op").id("second").state(&UNPRICED).join().await.unwrap();
+    let assigned = second.assigned().await.unwrap();
+    let state = assigned.open(&UNPRICED).unwrap();
+    let registered = state.registered().descriptor.clone().unwrap();
+    assert_eq!((&registered.schema[..], registered.schema_version), (&b"{\"unit\": \"cent\"}"[..], 3));
 }

@@ -1,7 +1,7 @@
 //! Clean-up gives bytes back.
 
 use forebay_integration_tests::conformance::{Kind, OwnedOp, Shard, Times};
-use forebay_proto::v1::OpKind;
+use forebay_proto::v1::{self, OpKind};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::model::{STATES, Spec};
@@ -34,6 +34,30 @@ fn expired_rows_are_given_back_by_the_sweep_and_by_compactions() {
         shard.clean_up(Times::default());
         assert_eq!(STATES_USED.map(|id| shard.rows(id)), [0, 0], "{kind:?}: rows are left");
         assert!(shard.bytes() < empty + (full - empty) / 10, "{kind:?}: {} of {full} bytes are left", shard.bytes());
+    }
+}
+
+#[test]
+fn a_snapshot_in_memory_leaves_expired_rows_out_if_it_is_told_to() {
+    for full_snapshot in [false, true] {
+        let mut descriptor = Spec::of(2).descriptor(2, Some(50));
+        let cleanup = v1::TtlCleanup { full_snapshot, incremental_rows: Some(0), ..Default::default() };
+        let ttl = descriptor.ttl.as_mut().unwrap();
+        ttl.set_clock(v1::TtlClock::Processing);
+        ttl.cleanup = Some(cleanup);
+        let mut shard = Shard::new(Kind::Memory, &[descriptor]);
+        let put = |key| OwnedOp { kind: OpKind::ValuePut, value: noise(key), ..op(1, key) };
+        for key in 0..100 {
+            shard.write(OwnedOp::pack(&[put(key)]), Times::default()).unwrap();
+        }
+        shard.advance(50);
+        shard.write(OwnedOp::pack(&[put(100)]), Times::default()).unwrap();
+        assert_eq!(shard.rows(1), 101, "nothing else cleans up");
+        let full = shard.bytes();
+        let saved = shard.snapshot();
+        shard.restore(&saved);
+        let (rows, bytes) = if full_snapshot { (1, full / 50) } else { (101, full) };
+        assert!(shard.rows(1) == rows && shard.bytes() <= bytes, "{} rows, {} bytes", shard.rows(1), shard.bytes());
     }
 }
 

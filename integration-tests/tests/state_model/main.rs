@@ -2,8 +2,6 @@
 //! plain model of what they mean.
 
 mod cleanup;
-#[cfg(feature = "rocksdb")]
-mod long_list;
 mod machine;
 mod model;
 mod random;

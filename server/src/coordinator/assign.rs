@@ -41,29 +41,31 @@ pub fn lease_shards(shards: &mut [v1::ShardEntry], operator: &str, workers: &[(S
 }
 
 /// A worker's share of the worker state of a checkpoint, as Flink's RoundRobinOperatorStateRepartitioner
-/// hands out operator state: the same number of workers get theirs back; otherwise split lists are cut
-/// into contiguous slices, union lists go whole to all, and worker i gets broadcast copy i mod the old
-/// number. `old` is in the order of the workers' indexes.
+/// hands out operator state: split lists are cut into contiguous slices, union lists go whole to all, and
+/// worker i gets broadcast copy i mod the number of copies. The same number of workers get their split lists
+/// back as they were, and their broadcast copies unless some worker reported none. `old` is in the order of the
+/// workers' indexes.
 pub fn worker_share(old: &[v1::WorkerState], index: usize, workers: usize) -> Vec<v1::WorkerList> {
-    let unions =
-        old.iter().flat_map(|state| &state.lists).any(|list| list.redistribution() == v1::Redistribution::Union);
-    if old.len() == workers && !unions {
-        return old[index].lists.clone();
-    }
     let mut names: BTreeMap<&str, v1::Redistribution> = BTreeMap::new();
     for list in old.iter().flat_map(|state| &state.lists) {
         names.entry(&list.name).or_insert(list.redistribution());
     }
+    let own = if old.len() == workers { old.get(index) } else { None };
     let mut rotation = 0;
     let mut share = Vec::new();
     for (name, redistribution) in names {
-        let lists = || old.iter().filter_map(|state| state.lists.iter().find(|list| list.name == name));
+        let lists = || old.iter().filter_map(|state| list_of(state, name));
         let elements = match redistribution {
             v1::Redistribution::Union => lists().flat_map(|list| list.elements.iter().cloned()).collect(),
             v1::Redistribution::Broadcast => {
+                // As many copies as workers are one each.
                 let copies: Vec<_> = lists().collect();
                 copies.get(index % copies.len()).map(|list| list.elements.clone()).unwrap_or_default()
             }
+            _ if own.is_some() => match own.and_then(|state| list_of(state, name)) {
+                Some(list) => list.elements.clone(),
+                None => continue,
+            },
             _ => {
                 let all: Vec<_> = lists().flat_map(|list| list.elements.iter().cloned()).collect();
                 let (base, more) = (all.len() / workers, all.len() % workers);
@@ -77,6 +79,10 @@ pub fn worker_share(old: &[v1::WorkerState], index: usize, workers: usize) -> Ve
         share.push(v1::WorkerList { name: name.to_owned(), redistribution: redistribution.into(), elements });
     }
     share
+}
+
+fn list_of<'a>(state: &'a v1::WorkerState, name: &str) -> Option<&'a v1::WorkerList> {
+    state.lists.iter().find(|list| list.name == name)
 }
 
 #[cfg(test)]
@@ -186,7 +192,26 @@ mod tests {
             let share = elements(&lists);
             assert_eq!((&share[0], &share[2]), (&vec![copy], &vec!["p", "q"]));
         }
-        // A union list makes even the same number of workers share out anew.
         assert_eq!(elements(&worker_share(&mixed, 1, 2)), [vec!["y"], vec!["2"], vec!["p", "q"]]);
+    }
+
+    /// RoundRobinOperatorStateRepartitioner hands out anew only union lists and broadcast lists that some worker
+    /// did not report, where the number of workers is the same; positions of sources stay with their workers.
+    #[test]
+    fn the_same_number_of_workers_keep_their_split_lists_beside_unions_and_partly_reported_broadcasts() {
+        use v1::Redistribution::{Broadcast, Split, Union};
+        let old = [
+            state(&[("b", Broadcast, &["x"]), ("s", Split, &["1", "2", "3"]), ("u", Union, &["p"])]),
+            state(&[("u", Union, &["q"])]),
+            state(&[("b", Broadcast, &["z"]), ("s", Split, &["4"]), ("u", Union, &[])]),
+        ];
+        let share: Vec<_> = (0..3).map(|index| worker_share(&old, index, 3)).collect();
+        assert_eq!(elements(&share[0]), [vec!["x"], vec!["1", "2", "3"], vec!["p", "q"]]);
+        assert_eq!(elements(&share[1]), [vec!["z"], vec!["p", "q"]]);
+        assert_eq!(elements(&share[2]), [vec!["x"], vec!["4"], vec!["p", "q"]]);
+        // Another number of workers cuts the split lists, and all get a copy.
+        let two: Vec<_> = (0..2).map(|index| worker_share(&old, index, 2)).collect();
+        assert_eq!(elements(&two[0]), [vec!["x"], vec!["1", "2"], vec!["p", "q"]]);
+        assert_eq!(elements(&two[1]), [vec!["z"], vec!["3", "4"], vec!["p", "q"]]);
     }
 }

@@ -5,6 +5,7 @@
 //! Nothing is decided.
 
 mod coordinator;
+mod debug;
 pub mod dial;
 mod join;
 mod link;
@@ -21,8 +22,9 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 use v1::{
-    coordinator_service_server::CoordinatorServiceServer, server_link_service_server::ServerLinkServiceServer,
-    state_service_server::StateServiceServer, stream_service_server::StreamServiceServer,
+    coordinator_service_server::CoordinatorServiceServer, debug_service_server::DebugServiceServer,
+    server_link_service_server::ServerLinkServiceServer, state_service_server::StateServiceServer,
+    stream_service_server::StreamServiceServer,
 };
 
 use crate::{coordinator::Coordinator, shard::Shards};
@@ -36,6 +38,8 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 /// What a process serves.
 #[derive(Debug, Clone, Default)]
 pub struct Served {
+    /// Where clients reach this process.
+    pub address: String,
     /// The data plane, if this process hosts shards.
     pub shards: Option<Shards>,
     /// The control plane, if this process coordinates.
@@ -77,6 +81,7 @@ async fn routes(served: &Served) -> anyhow::Result<Routes> {
     };
     routes.add_service(descriptors(tonic_reflection::server::Builder::configure()).build_v1()?);
     routes.add_service(descriptors(tonic_reflection::server::Builder::configure()).build_v1alpha()?);
+    routes.add_service(DebugServiceServer::new(debug::DebugEdge::new(served.clone())));
     if let Some(shards) = &served.shards {
         routes.add_service(
             StateServiceServer::new(state::StateEdge::new(shards.clone()))

@@ -268,7 +268,7 @@ impl Worker {
                 }
             }
             Message::View { state, committed, reply } => {
-                reply(gate::own_right(moment.lease).and_then(|()| self.core.view(state, committed)));
+                reply(gate::own_right(moment.lease).and_then(|()| self.core.view(state, committed, moment)));
             }
             Message::Estimate { state, reply } => {
                 reply(gate::own_right(moment.lease).and_then(|()| self.core.estimate(state)));

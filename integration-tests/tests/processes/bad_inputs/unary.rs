@@ -303,8 +303,6 @@ async fn what_the_contract_holds_and_this_build_does_not_serve_is_answered_so() 
     let whole_services = [
         api.snapshots().open_shard(v1::OpenShardRequest::default()).await.map(drop),
         api.snapshots().read_snapshot(v1::ReadSnapshotRequest::default()).await.map(drop),
-        api.debug().get_entry(v1::GetEntryRequest::default()).await.map(drop),
-        api.debug().scan_entries(v1::ScanEntriesRequest::default()).await.map(drop),
     ];
     for status in whole_services.map(Result::unwrap_err) {
         assert_eq!(status.code(), Code::Unimplemented, "{status:?}");

@@ -1,21 +1,23 @@
 //! `StateService`: unary access, for people, scripts and plain services. A call becomes a batch of one
 //! and runs through the same code as the hot path.
 
+pub(super) mod items;
 mod pages;
-mod place;
-mod scan;
+pub(super) mod place;
+pub(super) mod scan;
 
 use std::pin::Pin;
 
-use forebay_proto::{merge::MergeFunction, packed::Op, packed_list, reason::Refused, v1};
-use futures::Stream;
+use forebay_proto::{codec, merge::MergeFunction, packed::Op, packed_list, reason::Refused, v1};
+use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 use v1::{ErrorReason as Reason, OpKind, StateKind, state_service_server::StateService};
 
 use self::{
+    items::Items,
     pages::Range,
     place::{Place, encode, missing},
-    scan::Scan,
+    scan::{Scan, Wanted},
 };
 use crate::shard::{Shards, gate::Caller, lanes::LaneId};
 
@@ -235,8 +237,24 @@ impl StateService for StateEdge {
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Rows>, Status> {
         let request = request.into_inner();
         let view = self.shards.job(&request.job)?;
-        let scan = Scan::start(&view, request).await?;
-        Ok(Response::new(Box::pin(scan.rows())))
+        let state = view.state(&request.operator, &request.state)?.clone();
+        let descriptor = state.descriptor.unwrap_or_default();
+        let (projection, committed) = (request.projection(), request.view() == v1::ReadView::Committed);
+        let namespace = request.namespace.map(|value| encode(&descriptor.namespace_codec, value, "namespace"));
+        let wanted = Wanted {
+            operator: request.operator,
+            state: state.id,
+            groups: (request.start, request.end),
+            projection,
+            namespace: namespace.transpose()?,
+            key_prefix: request.key_prefix.map(codec::parse).unwrap_or_default(),
+            committed,
+            limit: request.limit,
+            page_token: request.page_token,
+        };
+        let pages = Scan::start(&view, wanted, Items { descriptor }).await?.pages();
+        let answers = pages.map(|page| page.map(|(rows, page_token)| v1::ScanResponse { rows, page_token }));
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn compare_and_set(

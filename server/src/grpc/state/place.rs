@@ -13,20 +13,23 @@ use forebay_proto::{
 };
 use v1::{ErrorReason as Reason, OpKind, StateKind};
 
-use super::scan::elements;
+use super::{items::elements, scan::Part};
 use crate::shard::{
     Shards,
     core::{Batch, Done, Order},
     gate::Caller,
-    requests,
+    key, ops, requests,
     thread::Shard,
 };
 
 /// An address, resolved: the state, the shard and the encoded key.
-pub(super) struct Place {
+pub(in crate::grpc) struct Place {
     state: v1::RegisteredState,
-    pub(super) descriptor: v1::StateDescriptor,
+    pub(in crate::grpc) descriptor: v1::StateDescriptor,
+    pub(in crate::grpc) generation: u64,
     shard: Arc<Shard>,
+    key_group: KeyGroup,
+    /// The key group as the request names it.
     group: Option<u16>,
     key: Vec<u8>,
     namespace: Vec<u8>,
@@ -35,13 +38,17 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn find(shards: &Shards, address: Option<v1::Address>, generation: u64) -> Result<Self, Refused> {
+    pub(in crate::grpc) fn find(
+        shards: &Shards,
+        address: Option<v1::Address>,
+        generation: u64,
+    ) -> Result<Self, Refused> {
         let address = address.ok_or_else(|| missing("address", "the address is missing"))?;
         let view = shards.job(&address.job)?;
         let caller = Caller { generation, shard_epoch: 0, writer_epoch: 0, stream: 0 };
         let state = view.state(&address.operator, &address.state)?.clone();
         let descriptor = state.descriptor.clone().unwrap_or_default();
-        let (key, group) = match descriptor.kind() {
+        let (key, key_group) = match descriptor.kind() {
             StateKind::SortedSet => (Vec::new(), group_of_set(&view.spec, &address)?),
             _ => {
                 let key = address.key.ok_or_else(|| missing("address.key", "the key is missing"))?;
@@ -58,11 +65,12 @@ impl Place {
             Some(namespace) => encode(&descriptor.namespace_codec, namespace, "address.namespace")?,
             None => Vec::new(),
         };
-        let shard = view.shard_of(&address.operator, group, &caller)?;
-        let group = address.key_group.map(|_| group.get());
+        let shard = view.shard_of(&address.operator, key_group, &caller)?;
+        let group = address.key_group.map(|_| key_group.get());
         let operator = view.spec.operators.iter().find(|known| known.name == address.operator);
         let leased = operator.is_none_or(|operator| operator.access() != v1::Access::Shared);
-        Ok(Self { state, descriptor, shard, group, key, namespace, caller, leased })
+        let generation = view.generation;
+        Ok(Self { state, descriptor, generation, shard, key_group, group, key, namespace, caller, leased })
     }
 
     pub(super) fn op<'a>(&'a self, kind: OpKind, map_key: &'a [u8], value: &'a [u8]) -> Op<'a> {
@@ -72,6 +80,31 @@ impl Place {
             Some(group) => op.with_key_group(group),
             None => op,
         }
+    }
+
+    /// Freezes the state's rows in the shard.
+    pub(in crate::grpc) async fn part(&self, committed: bool) -> Result<Part, Refused> {
+        Part::of(self.shard.clone(), self.state.id, committed).await
+    }
+
+    /// The first row key of what is stored here, or of one entry here, and the first behind it.
+    pub(in crate::grpc) fn bounds(&self, map_key: Option<&[u8]>) -> (Vec<u8>, Vec<u8>) {
+        let mut prefix = Vec::new();
+        match self.descriptor.kind() {
+            StateKind::SortedSet => key::group_prefix(&mut prefix, self.key_group),
+            _ => key::prefix(&mut prefix, self.key_group, &self.key, &self.namespace),
+        }
+        match map_key {
+            Some(map_key) if self.descriptor.kind() == StateKind::Multimap => ops::multimap_entry(&mut prefix, map_key),
+            Some(map_key) => {
+                prefix.extend_from_slice(map_key);
+                let behind = [&prefix[..], &[0]].concat();
+                return (prefix, behind);
+            }
+            None => {}
+        }
+        let end = key::successor(&prefix);
+        (prefix, end)
     }
 
     pub(super) async fn read(&self, op: &Op<'_>, view: v1::ReadView) -> Result<(Answers, v1::Progress), Refused> {
@@ -181,7 +214,7 @@ pub(super) fn encode(codec: &str, value: v1::Value, field: &str) -> Result<Vec<u
         .map_err(|error| Refused::new(Reason::FieldInvalid, format!("{field}: {error}")).field(field))
 }
 
-pub(super) fn missing(field: &str, message: &str) -> Refused {
+pub(in crate::grpc) fn missing(field: &str, message: &str) -> Refused {
     Refused::new(Reason::FieldMissing, message).field(field)
 }
 

@@ -1,35 +1,38 @@
 //! Scans and counts: all shards are frozen at the start and then read page by page, away from their threads.
+//!
+//! What becomes of a row is the caller's: items of `StateService`, or text for people ([`Show`]).
 
 use std::{ops::ControlFlow, sync::Arc, vec};
 
 use bytes::Bytes;
-use forebay_proto::{codec, merge::ResultCodec, packed_list, reason::Refused, v1};
+use forebay_proto::{reason::Refused, v1};
 use futures::{Stream, StreamExt as _, stream};
 use tonic::Status;
-use v1::{ErrorReason as Reason, ScanProjection as Projection, StateKind};
+use v1::{ErrorReason as Reason, ScanProjection as Projection};
 
-use super::place::encode;
 use crate::shard::{
     View,
     core::Frozen,
     gate::Caller,
     key::{self, RowKey},
-    ops::{Header, Rows, unescape},
+    ops::{Header, Rows},
     thread::Shard,
 };
 
 /// Rows that are read at a time.
 const PAGE_ROWS: usize = 256;
+/// Bytes of rows after which a page ends, so that clients with the usual limit of 4 MiB can take it.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// The shards of an operator that hold some key groups, each with its range.
-pub(super) struct Shards {
-    pub(super) found: Vec<Arc<Shard>>,
+pub(in crate::grpc) struct Shards {
+    pub(in crate::grpc) found: Vec<Arc<Shard>>,
     groups: std::ops::Range<u32>,
 }
 
 impl Shards {
     /// Finds them; `end` 0 means all.
-    pub(super) fn find(view: &View, operator: &str, start: u32, end: u32) -> Result<Self, Refused> {
+    pub(in crate::grpc) fn find(view: &View, operator: &str, start: u32, end: u32) -> Result<Self, Refused> {
         let max = view.spec.max_parallelism;
         let end = if end == 0 { max } else { end };
         if start >= end || end > max {
@@ -44,7 +47,7 @@ impl Shards {
     }
 
     /// Freezes them all.
-    pub(super) async fn freeze(&self, state: u32, committed: bool) -> Result<Vec<Part>, Refused> {
+    pub(in crate::grpc) async fn freeze(&self, state: u32, committed: bool) -> Result<Vec<Part>, Refused> {
         let mut parts = Vec::new();
         for shard in &self.found {
             let range = shard.range();
@@ -57,21 +60,29 @@ impl Shards {
 }
 
 /// A frozen shard and the key groups that are read of it.
-pub(super) struct Part {
+pub(in crate::grpc) struct Part {
     shard: Arc<Shard>,
-    frozen: Arc<Frozen>,
+    pub(in crate::grpc) frozen: Arc<Frozen>,
     groups: std::ops::Range<u32>,
 }
 
 impl Part {
-    fn bounds(&self) -> (Vec<u8>, Vec<u8>) {
+    /// Freezes a state of one shard.
+    pub(in crate::grpc) async fn of(shard: Arc<Shard>, state: u32, committed: bool) -> Result<Self, Refused> {
+        let frozen = Arc::new(shard.view(state, committed).await?);
+        let groups = shard.range().start()..shard.range().end();
+        Ok(Self { shard, frozen, groups })
+    }
+
+    /// The first row key of the key groups, and the first behind them.
+    pub(in crate::grpc) fn bounds(&self) -> (Vec<u8>, Vec<u8>) {
         // Key groups are below 32,768, so the end fits, too.
         let row = |group: u32| u16::try_from(group).unwrap_or(u16::MAX).to_be_bytes().to_vec();
         (row(self.groups.start), row(self.groups.end))
     }
 
     /// Reads away from the shard's thread, which hears of rows that cannot be read.
-    async fn read<T: Send + 'static>(
+    pub(in crate::grpc) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Frozen) -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
@@ -87,7 +98,7 @@ impl Part {
     }
 
     /// Counts the rows that a reader is shown.
-    pub(super) async fn count(self) -> Result<u64, Refused> {
+    pub(in crate::grpc) async fn count(self) -> Result<u64, Refused> {
         let (start, end) = self.bounds();
         self.read(move |frozen| {
             let rows = Rows { read: frozen.view.as_ref(), clocks: frozen.clocks };
@@ -102,53 +113,88 @@ impl Part {
     }
 }
 
+/// What is scanned.
+pub(in crate::grpc) struct Wanted {
+    /// The operator.
+    pub(in crate::grpc) operator: String,
+    /// Numeric id of the state.
+    pub(in crate::grpc) state: u32,
+    /// Key groups; an end of 0 means all.
+    pub(in crate::grpc) groups: (u32, u32),
+    /// What of each row is wanted.
+    pub(in crate::grpc) projection: Projection,
+    /// Only this namespace.
+    pub(in crate::grpc) namespace: Option<Vec<u8>>,
+    /// Only keys that start so.
+    pub(in crate::grpc) key_prefix: Vec<u8>,
+    /// The last completed checkpoint's rows instead of those that are there now.
+    pub(in crate::grpc) committed: bool,
+    /// Most rows; 0 means all.
+    pub(in crate::grpc) limit: u64,
+    /// Where to go on.
+    pub(in crate::grpc) page_token: Bytes,
+}
+
+/// A row that a scan has come to.
+#[derive(Clone, Copy)]
+pub(in crate::grpc) struct Found<'a> {
+    pub(in crate::grpc) frozen: &'a Frozen,
+    pub(in crate::grpc) key: RowKey<'a>,
+    pub(in crate::grpc) header: &'a Header,
+    pub(in crate::grpc) payload: &'a [u8],
+}
+
+/// What becomes of the rows of a scan.
+pub(in crate::grpc) trait Show: Send + Sync + 'static {
+    /// A row as it is answered.
+    type Row: Send + 'static;
+
+    /// True if rows that have expired and are not cleaned up yet are shown, too.
+    const EXPIRED: bool;
+
+    /// Shows a row; `None` leaves it out.
+    fn show(&self, projection: Projection, found: &Found<'_>) -> Option<Self::Row>;
+}
+
 /// A scan.
-pub(super) struct Scan {
+pub(in crate::grpc) struct Scan<S> {
     parts: vec::IntoIter<Part>,
     current: Option<(Part, Vec<u8>)>,
-    filter: Arc<Filter>,
+    filter: Arc<Filter<S>>,
     left: u64,
 }
 
-struct Filter {
-    descriptor: v1::StateDescriptor,
+struct Filter<S> {
+    show: S,
     projection: Projection,
     namespace: Option<Vec<u8>>,
     prefix: Vec<u8>,
 }
 
 /// What one look at a shard gave: rows, and the first row key not looked at.
-struct Page {
-    rows: Vec<v1::ScanRow>,
+struct Page<R> {
+    rows: Vec<R>,
     next: Option<Vec<u8>>,
 }
 
-impl Scan {
+impl<S: Show> Scan<S> {
     /// Starts or resumes one.
-    pub(super) async fn start(view: &View, request: v1::ScanRequest) -> Result<Self, Refused> {
-        let state = view.state(&request.operator, &request.state)?.clone();
-        let descriptor = state.descriptor.clone().unwrap_or_default();
-        let namespace = request.namespace.clone().map(|value| encode(&descriptor.namespace_codec, value, "namespace"));
-        let projection = match request.projection() {
+    pub(in crate::grpc) async fn start(view: &View, wanted: Wanted, show: S) -> Result<Self, Refused> {
+        let (start, end) = wanted.groups;
+        let shards = Shards::find(view, &wanted.operator, start, end)?;
+        let mut parts = shards.freeze(wanted.state, wanted.committed).await?.into_iter();
+        let current = if wanted.page_token.is_empty() { None } else { Some(resume(&mut parts, &wanted.page_token)?) };
+        let projection = match wanted.projection {
             Projection::Unspecified => Projection::Entries,
             other => other,
         };
-        let shards = Shards::find(view, &request.operator, request.start, request.end)?;
-        let committed = request.view() == v1::ReadView::Committed;
-        let mut parts = shards.freeze(state.id, committed).await?.into_iter();
-        let current = if request.page_token.is_empty() { None } else { Some(resume(&mut parts, &request.page_token)?) };
-        let filter = Filter {
-            namespace: namespace.transpose()?,
-            prefix: request.key_prefix.clone().map(codec::parse).unwrap_or_default(),
-            descriptor,
-            projection,
-        };
-        let left = if request.limit == 0 { u64::MAX } else { request.limit };
+        let filter = Filter { show, projection, namespace: wanted.namespace, prefix: wanted.key_prefix };
+        let left = if wanted.limit == 0 { u64::MAX } else { wanted.limit };
         Ok(Self { parts, current, filter: Arc::new(filter), left })
     }
 
-    /// The rows, page by page.
-    pub(super) fn rows(self) -> impl Stream<Item = Result<v1::ScanResponse, Status>> + Send {
+    /// The rows, page by page, each page with the token that leads behind it.
+    pub(in crate::grpc) fn pages(self) -> impl Stream<Item = Result<(Vec<S::Row>, Bytes), Status>> + Send {
         stream::try_unfold(self, |mut scan| async move {
             let page = scan.page().await?;
             Ok(page.map(|page| (page, scan)))
@@ -156,7 +202,7 @@ impl Scan {
         .map(|page| page.map_err(|refused: Refused| refused.to_status()))
     }
 
-    async fn page(&mut self) -> Result<Option<v1::ScanResponse>, Refused> {
+    async fn page(&mut self) -> Result<Option<(Vec<S::Row>, Bytes)>, Refused> {
         while self.left > 0 {
             let (part, start) = match self.current.take() {
                 Some(current) => current,
@@ -175,39 +221,45 @@ impl Scan {
             let page_token = page.next.as_ref().map(|next| token(&part, next)).unwrap_or_default();
             self.current = page.next.map(|next| (part, next));
             if !page.rows.is_empty() {
-                return Ok(Some(v1::ScanResponse { rows: page.rows, page_token }));
+                return Ok(Some((page.rows, page_token)));
             }
         }
         Ok(None)
     }
 }
 
-impl Filter {
-    fn page(&self, frozen: &Frozen, mut start: Vec<u8>, end: &[u8], most: usize) -> Result<Page, Refused> {
+impl<S: Show> Filter<S> {
+    fn page(&self, frozen: &Frozen, mut start: Vec<u8>, end: &[u8], most: usize) -> Result<Page<S::Row>, Refused> {
         let rows = Rows { read: frozen.view.as_ref(), clocks: frozen.clocks };
-        let mut found = Vec::new();
+        let (mut found, mut bytes) = (Vec::new(), 0);
         loop {
             let (mut looked, mut next) = (0, None);
-            rows.scan(&frozen.state, &start, end, &mut |row_key, header, payload| {
+            let mut visit = |row_key: &[u8], header: &Header, payload: &[u8]| -> Result<_, Refused> {
                 let Some(parsed) = key::parse(row_key) else { return Ok(ControlFlow::Continue(())) };
                 looked += 1;
                 let skip_to = self.skip_to(&parsed);
                 if self.wants(&parsed) {
-                    found.extend(self.row(frozen, &parsed, header, payload));
+                    bytes += row_key.len() + payload.len();
+                    found.extend(self.show.show(self.projection, &Found { frozen, key: parsed, header, payload }));
                 }
                 // Whole runs are skipped by a new look; a row that is not wanted is passed by.
                 if let Some(skip_to) = skip_to {
                     next = Some(skip_to);
                     return Ok(ControlFlow::Break(()));
                 }
-                if found.len() >= most || looked >= PAGE_ROWS {
+                if found.len() >= most || looked >= PAGE_ROWS || bytes >= PAGE_BYTES {
                     next = Some([row_key, &[0]].concat());
                     return Ok(ControlFlow::Break(()));
                 }
                 Ok(ControlFlow::Continue(()))
-            })?;
+            };
+            if S::EXPIRED {
+                rows.scan_stored(&frozen.state, &start, end, &mut visit)?;
+            } else {
+                rows.scan(&frozen.state, &start, end, &mut visit)?;
+            }
             match next {
-                Some(next) if found.len() >= most || looked >= PAGE_ROWS => {
+                Some(next) if found.len() >= most || looked >= PAGE_ROWS || bytes >= PAGE_BYTES => {
                     return Ok(Page { rows: found, next: Some(next) });
                 }
                 Some(next) => start = next,
@@ -228,61 +280,6 @@ impl Filter {
             Projection::KeysAndNamespaces => Some(key::successor(&parsed.namespace_prefix())),
             _ => None,
         }
-    }
-
-    fn row(&self, frozen: &Frozen, parsed: &RowKey<'_>, header: &Header, payload: &[u8]) -> Option<v1::ScanRow> {
-        let descriptor = &self.descriptor;
-        let item = |codec: &str, raw: &[u8]| v1::Item {
-            raw: Bytes::copy_from_slice(raw),
-            readable: codec::render(codec, raw),
-            ..Default::default()
-        };
-        let mut row = v1::ScanRow { key_group: parsed.group.into(), ..Default::default() };
-        if descriptor.kind() != StateKind::SortedSet {
-            row.key = Some(item(&descriptor.key_codec, parsed.key));
-        }
-        if self.projection == Projection::Keys {
-            return Some(row);
-        }
-        row.namespace = Some(item(&descriptor.namespace_codec, parsed.namespace));
-        if self.projection == Projection::KeysAndNamespaces {
-            return Some(row);
-        }
-        let codec = &descriptor.value_codec;
-        let value = match descriptor.kind() {
-            StateKind::Map => {
-                row.map_key = Some(item(&descriptor.map_key_codec, parsed.suffix));
-                item(codec, payload)
-            }
-            StateKind::Multimap => {
-                let (map_key, _) = unescape(parsed.suffix)?;
-                row.map_key = Some(item(&descriptor.map_key_codec, &map_key));
-                item(codec, payload)
-            }
-            StateKind::SortedSet => item(codec, parsed.suffix),
-            StateKind::Aggregating => {
-                let function = frozen.state.merge()?;
-                let result = function.result(payload)?;
-                match function.result_codec(codec) {
-                    ResultCodec::One(codec) => item(codec, &result),
-                    ResultCodec::List(_) => item("bytes", &result),
-                }
-            }
-            _ => item(codec, payload),
-        };
-        let version = header.version.unwrap_or(0);
-        row.value = Some(v1::Item { version, expires_at_ms: header.deadline_ms, ..value });
-        Some(row)
-    }
-}
-
-/// The elements of a result that is a packed list; itself alone if it is none.
-pub(super) fn elements(codec: ResultCodec<'_>, result: Bytes) -> Vec<Bytes> {
-    match codec {
-        ResultCodec::List(_) if packed_list::validate(&result).is_ok() => {
-            packed_list::iter(&result).map(|element| result.slice_ref(element)).collect()
-        }
-        _ => vec![result],
     }
 }
 

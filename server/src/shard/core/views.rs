@@ -6,7 +6,7 @@ use forebay_proto::{reason::Refused, v1::ErrorReason as Reason};
 
 use super::{
     super::{ops, states::State, ttl::Clocks},
-    Core,
+    Core, Moment,
 };
 use crate::storage::View;
 
@@ -54,9 +54,11 @@ impl std::fmt::Debug for Frozen {
 }
 
 impl Core {
-    /// Freezes a state for a reader, as it is now or as of the last completed checkpoint.
-    pub fn view(&mut self, state: u32, committed: bool) -> Result<Frozen, Refused> {
+    /// Freezes a state for a reader, as it is now or as of the last completed checkpoint. Time goes on for it
+    /// as for any read: what has expired by `moment` is not there, whether or not a batch came since.
+    pub fn view(&mut self, state: u32, committed: bool, moment: Moment) -> Result<Frozen, Refused> {
         self.is_whole()?;
+        self.advance_clock(moment);
         let state = self.states.get(state)?.clone();
         let view = if committed {
             self.views.committed()?

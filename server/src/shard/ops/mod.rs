@@ -11,6 +11,8 @@ mod page;
 mod reducing;
 mod rows;
 mod sorted_set;
+#[cfg(test)]
+mod tests;
 mod touch;
 mod value;
 
@@ -26,7 +28,7 @@ use super::{key, states::State};
 use crate::storage::{self, Writes};
 
 pub use crate::storage::row::Header;
-pub use multimap::unescape;
+pub use multimap::{entry as multimap_entry, unescape};
 pub use page::ANSWER_BYTES_MAX;
 pub use rows::{Rows, decode};
 

@@ -14,7 +14,7 @@ use super::{Rows, State, page::Page};
 use crate::shard::key;
 
 /// Completes the prefix of a key and namespace to that of one entry.
-pub(super) fn entry(prefix: &mut Vec<u8>, map_key: &[u8]) {
+pub fn entry(prefix: &mut Vec<u8>, map_key: &[u8]) {
     escape(prefix, map_key);
     prefix.extend_from_slice(&[0, 0]);
 }

@@ -42,15 +42,21 @@ impl Rows<'_> {
 
     /// Visits the rows with `start <= key < end` in order.
     pub fn scan(&self, state: &State, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), Refused> {
+        self.scan_stored(state, start, end, &mut |row_key, header, payload| {
+            if state.ttl().shows(&self.clocks, header) {
+                visit(row_key, header, payload)
+            } else {
+                Ok(ControlFlow::Continue(()))
+            }
+        })
+    }
+
+    /// Visits the rows with `start <= key < end` in order, and those that have expired but are not cleaned up
+    /// yet, too.
+    pub fn scan_stored(&self, state: &State, start: &[u8], end: &[u8], visit: Visit<'_>) -> Result<(), Refused> {
         let mut refused = None;
         let mut each = |row_key: &[u8], stored: &[u8]| {
-            let visited = decode(state, stored).and_then(|(header, payload)| {
-                if state.ttl().shows(&self.clocks, &header) {
-                    visit(row_key, &header, payload)
-                } else {
-                    Ok(ControlFlow::Continue(()))
-                }
-            });
+            let visited = decode(state, stored).and_then(|(header, payload)| visit(row_key, &header, payload));
             visited.unwrap_or_else(|error| {
                 refused = Some(error);
                 ControlFlow::Break(())
