@@ -49,6 +49,10 @@ pub struct Server {
 pub struct Checkpoint {
     /// `s3://bucket/prefix`, `file:///path` or a path; empty means a folder in `server.data_dir`.
     pub dir: String,
+    /// Where savepoints go that name no directory of their own; empty means they have to.
+    pub savepoint_dir: String,
+    /// Directories besides these two that savepoints, copies and restores may name, with all that is below them.
+    pub allowed_dirs: Vec<String>,
     /// The stores' own settings.
     #[serde(flatten)]
     pub store: checkpoint::store::StoreConfig,

@@ -14,7 +14,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
-    checkpoint::{objects::SharedStore, store},
+    checkpoint::{store, stores::Stores},
     config::Config,
     coordinator::{Coordinator, election},
     grpc::{self, Served},
@@ -46,19 +46,19 @@ pub async fn run(
     let listening = grpc::address_of(&listener)?;
     let address = config.server.advertise.clone().unwrap_or_else(|| listening.clone());
     let data = data_dir(&config, role)?;
-    let store = open_store(&config, &data.path).await?;
+    let stores = Arc::new(open_stores(&config, &data.path).await?);
     let mut served = Served { address: address.clone(), ..Served::default() };
     if role != Role::Server {
-        let cluster = election::found(&store, wall_ms()).await?;
+        let cluster = election::found(stores.own(), wall_ms()).await?;
         let coordinator =
-            Coordinator::start(store.clone(), cluster, &config.server.name, &address, &config.coordinator).await?;
+            Coordinator::start(stores.clone(), cluster, &config.server.name, &address, &config.coordinator).await?;
         served.coordinator = Some(coordinator);
     }
     let link_stop = stop.child_token();
     let mut link = None;
     if role != Role::Coordinator {
         let coordinators = if role == Role::Dev { vec![listening.clone()] } else { config.server.coordinators.clone() };
-        let (shards, keep_link) = host_shards(&config, &data, store, address, coordinators, link_stop.clone()).await?;
+        let (shards, keep_link) = host_shards(&config, &data, stores, address, coordinators, link_stop.clone()).await?;
         served.shards = Some(shards);
         link = Some(keep_link);
     }
@@ -80,15 +80,16 @@ pub async fn run(
 async fn host_shards(
     config: &Config,
     data: &DataDir,
-    store: SharedStore,
+    stores: Arc<Stores>,
     address: String,
     coordinators: Vec<String>,
     stop: CancellationToken,
 ) -> anyhow::Result<(Shards, impl Future<Output = ()> + Send + use<>)> {
     // Reading the cluster's marker also proves that this host sees the coordinator's store: two hosts'
     // file:// directories are two folders.
-    let cluster = election::read(&store).await.with_context(|| {
-        format!("{} does not hold the cluster's marker: start the coordinator first, on the same store", store.url())
+    let cluster = election::read(stores.own()).await.with_context(|| {
+        let url = stores.own().url();
+        format!("{url} does not hold the cluster's marker: start the coordinator first, on the same store")
     })?;
     let cluster_id = cluster.id().to_owned();
     let (reports, outgoing) = mpsc::unbounded_channel();
@@ -97,7 +98,7 @@ async fn host_shards(
         server: config.server.name.clone(),
         boot_id: boot_id.clone(),
         data: data.path.clone(),
-        store,
+        stores,
         cluster,
         backends: Backends::new(&config.rocksdb)?,
         lease: Arc::new(Lease::default()),
@@ -119,14 +120,22 @@ async fn host_shards(
     Ok((shards, link))
 }
 
-async fn open_store(config: &Config, data: &Path) -> anyhow::Result<SharedStore> {
+async fn open_stores(config: &Config, data: &Path) -> anyhow::Result<Stores> {
     let dir = match config.checkpoint.dir.as_str() {
         "" => data.join("checkpoints").display().to_string(),
         dir => dir.to_owned(),
     };
     let store = store::open(&dir, &config.checkpoint.store).await?;
     store::prove(store.as_ref(), "").await?;
-    Ok(store)
+    let savepoints = Some(&config.checkpoint.savepoint_dir).filter(|dir| !dir.is_empty());
+    let allowed = config.checkpoint.allowed_dirs.iter().chain(savepoints).cloned().chain([dir]).collect();
+    // What a process that died left there is nobody's.
+    let scratch = data.join("scratch");
+    fs::remove_dir_all(&scratch).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    Ok(Stores::new(store, config.checkpoint.store.clone(), allowed, scratch))
 }
 
 /// The data directory, locked for this process.

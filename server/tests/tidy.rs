@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 21] = [
+const PURE: [&str; 22] = [
     "shard/core.rs",
     "shard/core/opening.rs",
     "shard/core/sweep.rs",
@@ -48,6 +48,7 @@ const PURE: [&str; 21] = [
     "coordinator/machine/tell.rs",
     "coordinator/members.rs",
     "coordinator/plan.rs",
+    "coordinator/restore.rs",
     "coordinator/round.rs",
     "coordinator/spec.rs",
 ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{checkpoint, connection::Connection, job, output::Format, state};
+use crate::{checkpoint, connection::Connection, job, output::Format, restore, state};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 refused by the cluster, or not swapped by cas; 2 wrong command line; 69 unreachable or
@@ -54,6 +54,8 @@ pub enum Command {
         #[command(subcommand)]
         command: checkpoint::Command,
     },
+    /// Take a job to a checkpoint, one of its own or one from elsewhere; make the job if it does not exist.
+    Restore(restore::Restore),
     /// Tell how the cluster is.
     Status,
     /// Where the shards are.

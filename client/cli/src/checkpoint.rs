@@ -11,6 +11,7 @@ use crate::{
     connection::Connection,
     failure::Failure,
     output::{Answer, bytes, columns, duration, facts, moment},
+    restore,
 };
 
 /// What to do with checkpoints.
@@ -36,6 +37,8 @@ pub enum Command {
         /// The checkpoint [default: the last completed one].
         id: Option<u64>,
     },
+    /// Copy a checkpoint to another directory, self-contained.
+    Copy(restore::Copy),
 }
 
 /// Runs a command on checkpoints.
@@ -43,6 +46,7 @@ pub async fn run(connection: &Connection, command: Command) -> Result<Answer, Fa
     match command {
         Command::Trigger { job, full } => trigger(connection, job, full).await,
         Command::List { job } => list(connection, job).await,
+        Command::Copy(copy) => restore::copy(connection, copy).await,
         Command::Describe { job, id } => describe(connection, job, id.unwrap_or_default()).await,
     }
 }

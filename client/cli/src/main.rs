@@ -12,6 +12,7 @@ mod connection;
 mod failure;
 mod job;
 mod output;
+mod restore;
 mod state;
 mod text;
 
@@ -57,6 +58,7 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
         Command::Job { command } => job::run(connection, command).await,
         Command::State { command } => state::run(connection, command).await,
         Command::Checkpoint { command } => checkpoint::run(connection, command).await,
+        Command::Restore(restore) => restore::restore(connection, restore).await,
         Command::Status => cluster::status(connection).await,
         Command::Shards { command: arguments::Shards::List { job } } => cluster::shards(connection, job).await,
         Command::Servers { command: arguments::Servers::List } => cluster::servers(connection).await,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay_proto::v1;
+use forebay_proto::{key_group::KeyGroupRange, v1};
 use forebay_server::{
     shard::open::{Backends, Origin},
     storage::{Backend, Frozen, Logging, Read, Result, RocksConfig, Table, TableId, View, Visitor, Writes},
@@ -121,8 +121,12 @@ impl Backend for Engine {
         self.lock().estimate(table)
     }
 
-    fn tables(&self) -> Vec<TableId> {
+    fn tables(&self) -> Vec<Table> {
         self.lock().tables()
+    }
+
+    fn clip(&mut self, range: KeyGroupRange) -> Result<()> {
+        self.lock().clip(range)
     }
 
     fn bytes(&self) -> u64 {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay_proto::v1;
+use forebay_proto::{key_group::KeyGroupRange, v1};
 use forebay_server::{
     shard::disk::Local,
     storage::{
@@ -197,8 +197,12 @@ impl Backend for SimBackend {
         lock(&self.data).memory.estimate(table)
     }
 
-    fn tables(&self) -> Vec<TableId> {
+    fn tables(&self) -> Vec<Table> {
         lock(&self.data).memory.tables()
+    }
+
+    fn clip(&mut self, range: KeyGroupRange) -> Result<()> {
+        lock(&self.data).memory.clip(range)
     }
 
     fn bytes(&self) -> u64 {

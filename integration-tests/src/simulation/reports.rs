@@ -81,6 +81,7 @@ impl Server {
                 start: record.start,
                 end: record.end,
                 cause: "the store is away".into(),
+                uploaded: Vec::new(),
             })
         };
         self.reports.push(report);

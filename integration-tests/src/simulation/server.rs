@@ -200,7 +200,7 @@ impl Server {
                     self.completed.retain(|id, _| ended.retained.contains(id));
                 }
             }
-            Down::Snapshot(_) | Down::Refused(_) => {}
+            Down::Snapshot(_) | Down::Refused(_) | Down::Started(_) => {}
         }
     }
 

@@ -14,6 +14,7 @@ mod grpcurl;
 mod jobs;
 mod object_stores;
 mod redistribution;
+mod restores;
 mod sdk;
 mod session;
 mod state;

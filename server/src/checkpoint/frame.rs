@@ -23,6 +23,12 @@ pub enum ObjectKind {
     Leader = 5,
     /// Objects that are about to be deleted.
     Tombstone = 6,
+    /// Head of a shard's file in a canonical savepoint.
+    CanonicalHead = 7,
+    /// Index of a shard's file in a canonical savepoint.
+    CanonicalIndex = 8,
+    /// What makes a savepoint or a copied checkpoint whole: its entry, written last.
+    Savepoint = 9,
 }
 
 /// Version of the frame and of the messages in it that this build writes, and the newest it reads.

@@ -7,6 +7,8 @@
 //! <cluster>/<job>-<uid>/head                   the job head
 //! <cluster>/<job>-<uid>/shared/<server>/<uuid> files that later checkpoints may refer to
 //! <cluster>/<job>-<uid>/chk/<n>/<round>/…      manifest and private files of one round
+//! <directory>/<job>-<n>-<id>/savepoint         a savepoint or copied checkpoint: written last
+//! <directory>/<job>-<n>-<id>/manifest, files/… what it consists of; self-contained
 //! ```
 //! Names below a job's prefix are relative to it in heads and manifests, and confined to it.
 
@@ -60,6 +62,14 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job's paths, from its prefix: empty, or segments that each end with a slash. `None` for any other text.
+    pub fn at(prefix: &str) -> Option<Self> {
+        let segments = prefix.strip_suffix('/').map(|plain| plain.split('/'));
+        let sound = |part: &str| !matches!(part, "" | "." | "..");
+        let confined = segments.map_or(prefix.is_empty(), |mut parts| parts.all(sound));
+        confined.then(|| Self { prefix: prefix.to_owned() })
+    }
+
     /// The job's prefix.
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -87,6 +97,23 @@ pub fn private_file(checkpoint: u64, round: &str) -> String {
     format!("chk/{checkpoint}/{round}/{}", Uuid::new_v4().simple())
 }
 
+/// The folder of a savepoint or of a copied checkpoint below the directory that it was asked to go to.
+pub fn savepoint(job: &str, checkpoint: u64) -> String {
+    let id = Uuid::new_v4().simple().to_string();
+    format!("{job}-{checkpoint}-{}/", &id[..8])
+}
+
+/// The object of a savepoint's folder that makes it whole.
+pub const SAVEPOINT: &str = "savepoint";
+
+/// The manifest of a savepoint, in its folder.
+pub const SAVEPOINT_MANIFEST: &str = "manifest";
+
+/// A file of a savepoint, in its folder.
+pub fn savepoint_file() -> String {
+    format!("files/{}", Uuid::new_v4().simple())
+}
+
 /// The name of a round's manifest, relative to the job's prefix.
 pub fn manifest(checkpoint: u64, round: &str) -> String {
     format!("chk/{checkpoint}/{round}/manifest")
@@ -102,6 +129,16 @@ mod tests {
         assert_eq!(job.resolve("shared/a/b").as_deref(), Some("c/flights-u/shared/a/b"));
         for hostile in ["", "/etc/passwd", "../other-job/head", "a/../../b", "a//b", "a/./b"] {
             assert_eq!(job.resolve(hostile), None, "{hostile}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_taken_back_as_it_was_written() {
+        let job = Cluster::new("c").job("flights", "u");
+        assert_eq!(Job::at(job.prefix()), Some(job));
+        assert_eq!(Job::at("").and_then(|root| root.resolve("a")).as_deref(), Some("a"));
+        for hostile in ["a", "/", "/a/", "../", "a/../b/", "a//"] {
+            assert_eq!(Job::at(hostile), None, "{hostile}");
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     frame::{self, ObjectKind},
     layout,
     objects::{self, SharedStore},
+    stores::Stores,
 };
 
 /// Why a manifest cannot be read.
@@ -23,6 +24,54 @@ pub enum Error {
     /// The object store failed.
     #[error(transparent)]
     Store(objects::Error),
+}
+
+/// Where the objects of a checkpoint are.
+#[derive(Debug, Clone)]
+pub struct Folders {
+    /// The store.
+    pub store: SharedStore,
+    /// What names in the manifest are relative to.
+    pub own: layout::Job,
+}
+
+impl Folders {
+    /// The full path of a file's object in the store; `None` if its name leaves its folder.
+    pub fn resolve(&self, shard: &v1::ShardSnapshot, file: &v1::SnapshotFile) -> Option<String> {
+        match file.origin {
+            0 => self.own.resolve(&file.object),
+            n => layout::Job::at(shard.origins.get(n as usize - 1)?)?.resolve(&file.object),
+        }
+    }
+
+    /// The folder of a file's object, relative to the store's root; `None` if the shard does not name it.
+    pub fn folder<'a>(&'a self, shard: &'a v1::ShardSnapshot, file: &v1::SnapshotFile) -> Option<&'a str> {
+        match file.origin {
+            0 => Some(self.own.prefix()),
+            n => shard.origins.get(n as usize - 1).map(String::as_str),
+        }
+    }
+}
+
+/// The folder that a checkpoint's manifest and files are in; `None` if its entry leaves the store.
+pub fn folder(job: &layout::Job, entry: &v1::CompletedCheckpoint) -> Option<layout::Job> {
+    match (&entry.location[..], &entry.prefix[..]) {
+        ("", "") => Some(job.clone()),
+        (_, prefix) => layout::Job::at(prefix),
+    }
+}
+
+/// Reads the manifest of a completed checkpoint, wherever it is, and tells where its objects are.
+pub async fn open(
+    stores: &Stores,
+    job: &layout::Job,
+    entry: &v1::CompletedCheckpoint,
+) -> Result<(v1::Manifest, Folders), Error> {
+    let left = || Error::Damaged { object: entry.manifest.clone(), detail: "its prefix leaves its store".to_owned() };
+    let own = folder(job, entry).ok_or_else(left)?;
+    let store = stores.at(&entry.location).await.map_err(Error::Store)?;
+    let manifest = read(&store, &own, entry).await?;
+    Ok((manifest, Folders { store, own }))
 }
 
 /// Encodes a manifest: its bytes and their checksum.

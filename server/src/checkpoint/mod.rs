@@ -2,7 +2,10 @@
 //!
 //! Knows neither gRPC nor RocksDB. `conformance` holds every store to the same behaviour.
 
+pub mod canonical;
 pub mod conformance;
+pub mod copy;
+pub mod found;
 pub mod frame;
 pub mod layout;
 pub mod local;
@@ -12,3 +15,4 @@ pub mod objects;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod store;
+pub mod stores;

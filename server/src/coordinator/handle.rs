@@ -1,5 +1,7 @@
 //! The handle to the control plane: what the edge calls.
 
+mod restoring;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -33,6 +35,7 @@ use crate::{
         frame::{self, ObjectKind},
         layout, manifest,
         objects::{self, Condition, SharedStore},
+        stores::Stores,
     },
     lease::wall_ms,
 };
@@ -76,6 +79,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Coordinator {
     store: SharedStore,
+    stores: Arc<Stores>,
     cluster: layout::Cluster,
     name: String,
     epoch: u64,
@@ -89,16 +93,18 @@ pub struct Coordinator {
 impl Coordinator {
     /// Takes office and takes up all jobs.
     pub async fn start(
-        store: SharedStore,
+        stores: Arc<Stores>,
         cluster: layout::Cluster,
         name: &str,
         address: &str,
         config: &Config,
     ) -> Result<Arc<Self>, Error> {
+        let store = stores.own().clone();
         let epoch = election::take_office(&store, &cluster, name, address).await?;
         let (to_servers, outbox) = mpsc::unbounded_channel();
         let coordinator = Arc::new(Self {
             store,
+            stores,
             cluster,
             name: name.to_owned(),
             epoch,
@@ -226,34 +232,17 @@ impl Coordinator {
         }
     }
 
-    /// Takes a job back to its last completed checkpoint.
-    pub async fn rewind(&self, name: &str, cause: String) -> Result<v1::JobInfo, Refused> {
-        let job = self.job(name)?;
-        job.ask(|token| Event::Rewind { token, cause }).await?;
-        Ok(job.seen().info())
-    }
-
     /// Reads the manifest of a completed checkpoint; 0 means the last one.
     pub async fn manifest(&self, name: &str, id: u64) -> Result<(v1::CompletedCheckpoint, v1::Manifest), Refused> {
         let seen = self.seen(name)?;
-        let completed = &seen.head.completed;
-        let entry = if id == 0 { completed.last() } else { completed.iter().find(|completed| completed.id == id) };
-        let Some(entry) = entry else {
-            let message = match completed.last() {
-                Some(last) => format!("job {name:?} has no checkpoint {id}: the last completed one is {}", last.id),
-                None => format!("job {name:?} has no completed checkpoint yet: trigger one"),
-            };
+        let Some(entry) = restoring::entry_of(name, &seen.head, id)? else {
+            let message = format!("job {name:?} has no completed checkpoint yet: trigger one");
             return Err(Refused::new(Reason::CheckpointUnknown, message));
         };
         let paths = self.cluster.job(name, &seen.head.job_uid);
-        let manifest = manifest::read(&self.store, &paths, entry).await.map_err(|error| {
-            let (reason, object) = match &error {
-                manifest::Error::Damaged { object, .. } => (Reason::CheckpointCorrupt, object.clone()),
-                manifest::Error::Store(_) => (Reason::StoreUnavailable, entry.manifest.clone()),
-            };
-            Refused::new(reason, error.to_string()).with("object", object)
-        })?;
-        Ok((entry.clone(), manifest))
+        let opened = manifest::open(&self.stores, &paths, &entry).await;
+        let (manifest, _) = opened.map_err(|error| restoring::refused(&error.into()))?;
+        Ok((entry, manifest))
     }
 
     /// Connects a worker: what it says goes to the job through the returned [`Worker`].
@@ -396,7 +385,8 @@ impl Coordinator {
     }
 
     fn start_job(&self, head: v1::JobHead, file: HeadFile, paths: layout::Job) -> Arc<Job> {
-        let environment = job::Environment { store: self.store.clone(), paths, servers: self.to_servers.clone() };
+        let (store, stores) = (self.store.clone(), self.stores.clone());
+        let environment = job::Environment { store, stores, paths, servers: self.to_servers.clone() };
         Arc::new(Job::start(head, file, self.epoch, environment))
     }
 

@@ -24,7 +24,7 @@ use super::{
     plan,
 };
 use crate::{
-    checkpoint::{layout, manifest, objects::SharedStore},
+    checkpoint::{layout, manifest, objects::SharedStore, stores::Stores},
     lease::{boot_ms, wall_ms},
 };
 
@@ -36,8 +36,10 @@ const QUEUE: usize = 1024;
 /// What a job's task needs of the world.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// The object store.
+    /// The cluster's own object store.
     pub store: SharedStore,
+    /// All stores.
+    pub stores: Arc<Stores>,
     /// The job's paths.
     pub paths: layout::Job,
     /// Sends a message to a server.
@@ -248,8 +250,8 @@ impl Task {
     fn read_worker_state(&self, entry: v1::CompletedCheckpoint) {
         let (environment, events) = (self.environment.clone(), self.events.clone());
         tokio::spawn(async move {
-            let read = manifest::read(&environment.store, &environment.paths, &entry).await;
-            let state = read.map(|manifest| manifest.workers).map_err(|error| {
+            let read = manifest::open(&environment.stores, &environment.paths, &entry).await;
+            let state = read.map(|(manifest, _)| manifest.workers).map_err(|error| {
                 error!(%error, checkpoint = entry.id, "the worker state of a checkpoint cannot be read");
                 let (reason, object) = match &error {
                     manifest::Error::Damaged { object, .. } => (Reason::CheckpointCorrupt, object.clone()),

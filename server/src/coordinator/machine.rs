@@ -18,6 +18,7 @@ use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_respons
 use super::{
     members::Members,
     plan::{self, Observed},
+    restore,
     round::{Cause, Id, Round},
 };
 
@@ -77,8 +78,8 @@ pub enum Event {
     Register { token: Token, operator: String, descriptors: Vec<v1::StateDescriptor> },
     /// Somebody replaces a descriptor.
     Replace { token: Token, request: v1::ReplaceDescriptorRequest },
-    /// Somebody wants the job to go back to its last completed checkpoint.
-    Rewind { token: Token, cause: String },
+    /// Somebody wants the job to go to a checkpoint; its id in the job is given here.
+    Restore { token: Token, target: Box<restore::Target> },
     /// Somebody deletes the job.
     Delete { token: Token },
     /// The head in flight is in force.
@@ -290,7 +291,11 @@ impl Machine {
                 self.wishes.register.push((token, operator, descriptors));
             }
             Event::Replace { token, request } => self.wishes.replace.push((token, request)),
-            Event::Rewind { token, cause } => self.wishes.rewind.push((token, cause)),
+            Event::Restore { token, target } => {
+                let id = self.next_id;
+                self.next_id += 1;
+                self.wishes.restore.push((token, restore::Target { id, ..*target }));
+            }
             Event::Delete { token } => self.wishes.delete.push(token),
             Event::HeadWritten => self.head_written(now, actions),
             Event::Deposed => self.depose(actions),

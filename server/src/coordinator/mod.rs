@@ -15,6 +15,7 @@ pub mod job;
 pub mod machine;
 pub mod members;
 pub mod plan;
+pub mod restore;
 pub mod round;
 pub mod servers;
 pub mod spec;

@@ -11,6 +11,7 @@ use super::{
     assign, descriptors,
     machine::{Answer, Connection, IDS_RESERVED, Server, Token, leased},
     members::{Member, Members},
+    restore,
 };
 use crate::seeded::{self, Bug};
 
@@ -40,8 +41,8 @@ pub struct Wishes {
     pub replace: Vec<(Token, v1::ReplaceDescriptorRequest)>,
     /// Workers that left: operator, worker, and the checkpoint behind which they wrote nothing.
     pub left: Vec<(String, String, u64)>,
-    /// Rewinds asked for.
-    pub rewind: Vec<(Token, String)>,
+    /// Restores asked for.
+    pub restore: Vec<(Token, restore::Target)>,
     /// Deletions asked for.
     pub delete: Vec<Token>,
     joins: Vec<(Connection, String, Vec<v1::StateDescriptor>)>,
@@ -75,10 +76,10 @@ impl Wishes {
     /// All callers that still wait.
     pub fn tokens(&mut self) -> Vec<Token> {
         let registering = self.register.drain(..).map(|(token, ..)| token);
-        let rewinding = self.rewind.drain(..).map(|(token, _)| token);
+        let restoring = self.restore.drain(..).map(|(token, _)| token);
         let promised = self.promised.drain(..).map(|(token, _)| token);
         let replacing = self.replace.drain(..).map(|(token, _)| token);
-        registering.chain(replacing).chain(rewinding).chain(promised).chain(self.delete.drain(..)).collect()
+        registering.chain(replacing).chain(restoring).chain(promised).chain(self.delete.drain(..)).collect()
     }
 }
 
@@ -113,17 +114,15 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
             next.next_checkpoint_id += IDS_RESERVED;
         }
         commit(&mut next, observed.stored);
+        let restored = take_to_checkpoint(&mut next, wishes, &mut planned);
         let cause = place(&mut next, observed).or_else(|| lost(&mut next, observed));
         let cause = cause.or_else(|| membership(&mut next, observed, wishes));
-        let asked = wishes.rewind.drain(..).map(|(token, cause)| {
-            wishes.promised.push((token, Promise::Done));
-            cause
-        });
-        let asked = asked.last();
-        planned.rewind = cause.or(asked);
-        match &planned.rewind {
-            Some(_) => rewind(&mut next, observed),
-            None => grant(&mut next, observed),
+        planned.rewind = cause;
+        match (&planned.rewind, restored) {
+            // All shards go where they were asked to: that takes in whatever else happened.
+            (_, Some(cause)) => planned.rewind = Some(cause),
+            (Some(_), None) => rewind(&mut next, observed),
+            (None, None) => grant(&mut next, observed),
         }
     }
     planned.head = (next != *head).then_some(next);
@@ -241,6 +240,23 @@ fn register(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) 
         // A worker with a wrong descriptor is told by RegisterStates, which its SDK calls first.
         descriptors::register(next, &operator, &asked).ok();
     }
+}
+
+/// Takes the job to the checkpoint that was asked for last, and tells why.
+fn take_to_checkpoint(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) -> Option<String> {
+    let mut cause = None;
+    for (token, target) in std::mem::take(&mut wishes.restore) {
+        let mut taken = next.clone();
+        match restore::apply(&mut taken, &target) {
+            Ok(()) => {
+                *next = taken;
+                cause = Some(target.cause);
+                wishes.promised.push((token, Promise::Done));
+            }
+            Err(refused) => planned.answers.push((token, Err(refused))),
+        }
+    }
+    cause
 }
 
 fn commit(next: &mut v1::JobHead, stored: Option<&v1::CompletedCheckpoint>) {

@@ -5,8 +5,9 @@
 use std::{pin::Pin, sync::Arc};
 
 use forebay_proto::{reason::Refused, v1};
-use futures::{Stream, StreamExt as _};
-use tokio_stream::wrappers::WatchStream;
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{UnboundedReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
 use v1::{ErrorReason as Reason, coordinator_service_server::CoordinatorService};
 
@@ -190,28 +191,29 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::RestoreJobRequest>,
     ) -> Result<Response<v1::RestoreJobResponse>, Status> {
-        let request = request.into_inner();
-        let seen = self.coordinator.seen(&request.job)?;
-        let last = seen.head.completed.last().map_or(0, |completed| completed.id);
-        if !request.location.is_empty() || (request.checkpoint != 0 && request.checkpoint != last) {
-            return Err(unsupported("a restore of anything but the job's last completed checkpoint").into());
-        }
-        if request.validate_only {
-            return Ok(Response::new(v1::RestoreJobResponse { job: Some(seen.info()) }));
-        }
-        let job = self.coordinator.rewind(&request.job, "a restore was asked for".into()).await?;
+        let job = self.coordinator.restore(request.into_inner()).await?;
         Ok(Response::new(v1::RestoreJobResponse { job: Some(job) }))
     }
 
-    async fn branch_job(&self, _: Request<v1::BranchJobRequest>) -> Result<Response<v1::BranchJobResponse>, Status> {
-        Err(unsupported("branching a job").into())
+    async fn branch_job(
+        &self,
+        request: Request<v1::BranchJobRequest>,
+    ) -> Result<Response<v1::BranchJobResponse>, Status> {
+        let job = self.coordinator.branch(request.into_inner()).await?;
+        Ok(Response::new(v1::BranchJobResponse { job: Some(job) }))
     }
 
     async fn copy_checkpoint(
         &self,
-        _: Request<v1::CopyCheckpointRequest>,
+        request: Request<v1::CopyCheckpointRequest>,
     ) -> Result<Response<Self::CopyCheckpointStream>, Status> {
-        Err(unsupported("copying a checkpoint").into())
+        let (coordinator, request) = (self.coordinator.clone(), request.into_inner());
+        let (progress, heard) = mpsc::unbounded_channel();
+        let done = async move { coordinator.copy(request, progress).await };
+        let heard = UnboundedReceiverStream::new(heard).map(Ok);
+        // The stream ends with the copy: well, or with what went wrong.
+        let end = stream::once(done).filter_map(async |done| done.err().map(|refused| Err(Status::from(refused))));
+        Ok(Response::new(Box::pin(stream::select(heard, end))))
     }
 
     async fn collect_garbage(

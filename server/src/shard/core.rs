@@ -176,7 +176,7 @@ impl Core {
             meta: Meta::default(),
             requests: RequestIds::default(),
             durable: Durable::default(),
-            tables: backend.tables().into_iter().collect(),
+            tables: backend.tables().into_iter().map(|table| table.id).collect(),
             backend,
             writes: Writes::default(),
             row_key: Vec::new(),

@@ -4,6 +4,7 @@
 //! <data>/jobs/<job>-<uid>/<operator>/<start>-<end>/shard          what the directory holds
 //!                                                  /db/           the live backend
 //!                                                  /copies/<n>-<round>/   local copies of checkpoints
+//!                                                  /parts/        while it is made of several snapshots
 //! ```
 
 use std::{
@@ -91,6 +92,49 @@ pub fn jobs(data: &Path) -> io::Result<Vec<(String, String, PathBuf)>> {
     Ok(found)
 }
 
+/// Removes what is left of shards that are not `here` any more, but for local copies of the checkpoints that `keep`
+/// says: a job that goes back to one may want the same ranges again.
+pub fn remove_others(
+    job: &Path,
+    here: impl Fn(&str, u32, u32) -> bool,
+    keep: impl Fn(u64) -> bool + Copy,
+) -> io::Result<()> {
+    for operator in subdirs(job)? {
+        for range in subdirs(&operator)? {
+            let (operator, name) = (name_of(&operator), name_of(&range));
+            let bounds = name.split_once('-').and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
+            let Some((start, end)) = bounds.filter(|(start, end)| !here(&operator, *start, *end)) else { continue };
+            let dir = ShardDir::new(job, &operator, start, end);
+            dir.reset()?;
+            dir.remove_copies(keep)?;
+            if subdirs(&range.join("copies"))?.is_empty() {
+                remove_dir(&range)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn subdirs(path: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let mut dirs = Vec::new();
+            for entry in entries? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    dirs.push(entry.path());
+                }
+            }
+            Ok(dirs)
+        }
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// A shard's directory.
 #[derive(Debug, Clone)]
 pub struct ShardDir {
@@ -106,6 +150,11 @@ impl ShardDir {
     /// The live backend.
     pub fn db(&self) -> PathBuf {
         self.path.join("db")
+    }
+
+    /// Where the snapshots are that it is made of.
+    pub fn parts(&self) -> PathBuf {
+        self.path.join("parts")
     }
 
     /// A local copy of a checkpoint.
@@ -137,6 +186,7 @@ impl ShardDir {
     pub fn reset(&self) -> io::Result<()> {
         fs::create_dir_all(&self.path)?;
         self.distrust()?;
+        remove_dir(&self.parts())?;
         remove_dir(&self.db())
     }
 
@@ -226,6 +276,21 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace("\"epoch\":2", "\"epoch\":9")).unwrap();
         assert_eq!(dir.read(), None);
+    }
+
+    #[test]
+    fn what_other_shards_left_goes_but_for_copies_of_retained_checkpoints() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = |start, end| ShardDir::new(folder.path(), "op", start, end);
+        for (start, end) in [(0, 16), (0, 8), (8, 16)] {
+            fs::create_dir_all(dir(start, end).db()).unwrap();
+        }
+        fs::create_dir_all(dir(0, 8).copy(3, "round")).unwrap();
+        fs::create_dir_all(dir(8, 16).copy(2, "round")).unwrap();
+        remove_others(folder.path(), |_, start, end| (start, end) == (0, 16), |id| id == 3).unwrap();
+        assert!(dir(0, 16).db().exists());
+        assert!(!dir(0, 8).db().exists() && dir(0, 8).copy(3, "round").exists());
+        assert!(!folder.path().join("op/8-16").exists());
     }
 
     #[test]

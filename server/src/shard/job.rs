@@ -1,5 +1,7 @@
 //! One job on this server: brings its shards to what the coordinator wants.
 
+mod make;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -18,15 +20,14 @@ use v1::{ErrorReason as Reason, link_request::Message as Up};
 
 use super::{
     Environment,
-    core::{Core, Identity, Snapshot},
-    disk::{self, Local, Plan, ShardDir},
+    core::{Identity, Snapshot},
+    disk::{self, ShardDir},
     gate::Rights,
-    open::Origin,
     snapshot::{self, Destination, Known},
     states::States,
     thread::{Said, Shard},
 };
-use crate::checkpoint::{layout, manifest};
+use crate::checkpoint::layout;
 
 /// Shards that are restored at a time.
 const PARALLEL: usize = 4;
@@ -151,6 +152,11 @@ impl Job {
         Some(self.report(wanted.version))
     }
 
+    /// Takes note that a round begins.
+    pub fn round_started(&self, started: v1::RoundStarted) {
+        let _ = started;
+    }
+
     /// Takes note that a round has ended.
     pub async fn round_ended(&self, ended: v1::RoundEnded) {
         let retained = ended.retained;
@@ -169,6 +175,15 @@ impl Job {
             if let Err(error) = self.shard_dir(&slot.entry).remove_copies(keep) {
                 warn!(%error, "local copies of old checkpoints cannot be removed");
             }
+        }
+        let view = self.view();
+        let here = |operator: &str, start, end| {
+            let same =
+                |slot: &&Slot| (&slot.entry.operator[..], slot.entry.start, slot.entry.end) == (operator, start, end);
+            view.slots.iter().any(|slot| same(&slot))
+        };
+        if let Err(error) = disk::remove_others(&self.dir, here, keep) {
+            warn!(%error, "files of shards that are not here any more cannot be removed");
         }
     }
 
@@ -190,133 +205,12 @@ impl Job {
         }
     }
 
-    async fn make(self: &Arc<Self>, wanted: &v1::JobAssignment, entry: &v1::ShardEntry, lapses: u64) -> Status {
-        let made = self.try_make(wanted, entry, lapses).await;
-        made.unwrap_or_else(|refused| {
-            warn!(
-                job = self.uid,
-                operator = entry.operator,
-                start = entry.start,
-                end = entry.end,
-                reason = refused.reason.name(),
-                cause = refused.message,
-                "shard cannot serve"
-            );
-            Status::Unavailable(refused)
-        })
-    }
-
-    async fn try_make(
-        self: &Arc<Self>,
-        wanted: &v1::JobAssignment,
-        entry: &v1::ShardEntry,
-        lapses: u64,
-    ) -> Result<Status, Refused> {
-        let spec = wanted.spec.clone().unwrap_or_default();
-        let (backend, durability) = (spec.backend(), spec.durability());
-        let keeps_writes = backend != v1::Backend::Memory && durability != v1::Durability::None;
-        let synced = durability == v1::Durability::WalSync;
-        let dir = self.shard_dir(entry);
-        let boot_id = &self.environment.boot_id;
-        let mut copy = None;
-        let origin = match disk::plan(dir.read().as_ref(), entry, &self.uid, boot_id, keeps_writes, synced) {
-            Plan::Open => Origin::Live,
-            Plan::Lost(cause) => return Err(Refused::new(Reason::ShardLost, cause)),
-            Plan::Build(checkpoint) => {
-                dir.reset().map_err(io)?;
-                if checkpoint == 0 {
-                    Origin::New
-                } else {
-                    copy = self.restore(entry, checkpoint, &dir).await.map_err(|error| error.refused())?;
-                    Origin::Restored
-                }
-            }
-        };
-        let identity = identity(&spec, entry)?;
-        let (rights, states) = (rights(wanted, entry), States::of_operator(&wanted.states, &entry.operator));
-        let (environment, range) = (self.environment.clone(), identity.range);
-        let db = dir.db();
-        let opened = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(&db).map_err(io)?;
-            let backend = environment.backends.open(backend, durability, &db, origin).map_err(|error| {
-                match (origin, &error) {
-                    (Origin::Live, crate::storage::Error::Corrupt { .. }) => lost(&error),
-                    _ => snapshot::Error::Storage(error).refused(),
-                }
-            })?;
-            let core = Core::load(identity, rights, states, backend);
-            if origin != Origin::Restored {
-                return core.map_err(|error| lost(&error));
-            }
-            core.and_then(|mut core| core.end_lanes().map(|()| core.as_committed()))
-                .map_err(|error| snapshot::Error::Storage(error).refused())
-        })
-        .await
-        .unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())));
-        let core = match (opened, copy) {
-            (Err(refused), Some(copy)) if refused.reason == Reason::CheckpointCorrupt => {
-                // Only the local copy is known to be damaged: without it, the store is asked.
-                warn!(job = self.uid, copy = %copy.display(), cause = refused.message, "local copy is damaged");
-                disk::remove_dir(&copy).map_err(io)?;
-                return Box::pin(self.try_make(wanted, entry, lapses)).await;
-            }
-            (opened, _) => opened?,
-        };
-        dir.write(&Local {
-            job_uid: self.uid.clone(),
-            epoch: entry.epoch,
-            incarnation: entry.incarnation,
-            boot_id: boot_id.clone(),
-        })
-        .map_err(io)?;
-        let (said, heard) = mpsc::unbounded_channel();
-        tokio::spawn(attend(self.clone(), entry.clone(), heard));
-        let lease = (self.environment.lease.clone(), lapses);
-        let shard = Shard::start(range, core, lease, said).map_err(io)?;
-        info!(job = self.uid, operator = entry.operator, %range, incarnation = entry.incarnation, "shard stands");
-        Ok(Status::Serving(Arc::new(shard)))
-    }
-
-    /// Brings back a checkpoint's files, and returns the local copy if they are from one.
-    async fn restore(
-        &self,
-        entry: &v1::ShardEntry,
-        checkpoint: u64,
-        dir: &ShardDir,
-    ) -> Result<Option<PathBuf>, snapshot::Error> {
-        let manifest = self.manifest(checkpoint).await?;
-        let same = |shard: &&v1::ShardSnapshot| {
-            (&shard.operator, shard.start, shard.end) == (&entry.operator, entry.start, entry.end)
-        };
-        let Some(snapshot) = manifest.shards.iter().find(same) else {
-            let detail =
-                format!("checkpoint {checkpoint} has no shard {} [{},{})", entry.operator, entry.start, entry.end);
-            return Err(snapshot::Error::Damaged { object: layout::manifest(checkpoint, &manifest.round), detail });
-        };
-        let copy = dir.copy(checkpoint, &manifest.round);
-        let source = snapshot::restore(snapshot, copy.clone(), dir.db(), &self.environment.store, &self.paths).await?;
-        info!(job = self.uid, operator = entry.operator, start = entry.start, checkpoint, ?source, "shard restored");
-        Ok((source == snapshot::Source::Local).then_some(copy))
-    }
-
-    async fn manifest(&self, checkpoint: u64) -> Result<v1::Manifest, snapshot::Error> {
-        let entry = self.completed.lock().expect("no panics under this lock").get(&checkpoint).cloned();
-        let Some(entry) = entry else {
-            let detail = "the coordinator did not say where its manifest is".to_owned();
-            return Err(snapshot::Error::Damaged { object: format!("chk/{checkpoint}"), detail });
-        };
-        manifest::read(&self.environment.store, &self.paths, &entry).await.map_err(|error| match error {
-            manifest::Error::Store(error) => snapshot::Error::Store(error),
-            manifest::Error::Damaged { object, detail } => snapshot::Error::Damaged { object, detail },
-        })
-    }
-
     async fn known(&self, base: u64) -> Known {
         if base == 0 {
             return Known::new();
         }
         match self.manifest(base).await {
-            Ok(manifest) => snapshot::known_files(&manifest),
+            Ok((manifest, _)) => snapshot::known_files(&manifest),
             Err(error) => {
                 warn!(%error, base, "the base cannot be read: everything is uploaded");
                 Known::new()
@@ -327,7 +221,7 @@ impl Job {
     async fn upload(&self, taken: Snapshot, dir: &ShardDir) -> Up {
         let Snapshot { barrier, generation, writer_epoch, frozen, record } = taken;
         let to = Destination {
-            store: self.environment.store.clone(),
+            store: self.environment.stores.own().clone(),
             job: self.paths.clone(),
             server: self.environment.server.clone(),
             checkpoint: barrier.checkpoint,
@@ -371,6 +265,7 @@ impl Job {
                     start,
                     end,
                     cause: error.to_string(),
+                    uploaded: Vec::new(),
                 })
             }
         }

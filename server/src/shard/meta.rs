@@ -48,6 +48,23 @@ impl Meta {
         });
     }
 
+    /// What several shards have together when they become one (semantics.md, section 1): numbers go on behind
+    /// the highest, time does not go back, and the watermark is the one that holds for all.
+    pub fn merge(parts: &[Self]) -> Self {
+        let [first, rest @ ..] = parts else { return Self::default() };
+        let counters = |meta: &Self| meta.counters;
+        let highest = |of: fn(Counters) -> u64| {
+            let highest = parts.iter().map(counters).map(of).max().unwrap_or_default();
+            if rest.is_empty() { highest } else { highest + 1 }
+        };
+        Self {
+            counters: Counters { appends: highest(|all| all.appends), writes: highest(|all| all.writes) },
+            clock_ms: parts.iter().map(|meta| meta.clock_ms).fold(first.clock_ms, i64::max),
+            // None, before the first, is less than any.
+            watermark_ms: parts.iter().map(|meta| meta.watermark_ms).fold(first.watermark_ms, Option::min),
+        }
+    }
+
     fn parse(record: &[u8]) -> Option<Self> {
         let (format, rest) = record.split_first()?;
         if *format != FORMAT || !matches!(rest.len(), 24 | 32) {
@@ -82,6 +99,11 @@ fn parse_verdict_key(key: &[u8]) -> Option<(LaneId, u64)> {
     Some((LaneId::from_slice(lane)?, u64::from_be_bytes(seq.try_into().ok()?)))
 }
 
+/// True for the records of lanes, which end with an incarnation.
+pub fn is_of_a_lane(key: &[u8]) -> bool {
+    [LANES, VERDICTS].iter().any(|(first, behind)| (*first..*behind).contains(&key))
+}
+
 /// Reads everything of the shard's table.
 pub fn load(
     backend: &dyn Backend,
@@ -89,28 +111,57 @@ pub fn load(
     lanes: &mut Lanes,
     requests: &mut RequestIds,
 ) -> storage::Result<()> {
-    let mut damaged = None;
+    let mut loaded = Ok(());
     backend.scan(TableId::SHARD, b"", b"\xff", &mut |key, value| {
-        let read = match key.first() {
-            Some(b'l') => v1::LaneRecord::decode(value).ok().and_then(|record| lanes.load(&record)),
-            Some(b'r') => {
-                requests::parse(key, value).map(|(id, at_ms, verdicts)| requests.applied(id, at_ms, verdicts))
-            }
-            Some(b'v') => parse_verdict_key(key).map(|(lane, seq)| lanes.load_verdicts(lane, seq, value)),
-            Some(b'c') => Meta::parse(value).map(|read| *meta = read),
-            _ => None,
-        };
-        if read.is_none() {
-            damaged = Some(format!("{}", key.escape_ascii()));
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
+        loaded = load_row(key, value, meta, lanes, requests);
+        if loaded.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    match damaged {
-        None => Ok(()),
-        Some(key) => Err(storage::Error::Corrupt {
-            path: "shard table".into(),
-            detail: format!("record {key} is of a newer format or damaged"),
-        }),
+    loaded
+}
+
+/// Reads one row of the shard's table.
+pub fn load_row(
+    key: &[u8],
+    value: &[u8],
+    meta: &mut Meta,
+    lanes: &mut Lanes,
+    requests: &mut RequestIds,
+) -> storage::Result<()> {
+    let read = match key.first() {
+        Some(b'l') => v1::LaneRecord::decode(value).ok().and_then(|record| lanes.load(&record)),
+        Some(b'r') => requests::parse(key, value).map(|(id, at_ms, verdicts)| requests.applied(id, at_ms, verdicts)),
+        Some(b'v') => parse_verdict_key(key).map(|(lane, seq)| lanes.load_verdicts(lane, seq, value)),
+        Some(b'c') => Meta::parse(value).map(|read| *meta = read),
+        _ => None,
+    };
+    read.ok_or_else(|| storage::Error::Corrupt {
+        path: "shard table".into(),
+        detail: format!("record {} is of a newer format or damaged", key.escape_ascii()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_that_become_one_go_on_from_the_furthest_counters_and_the_earliest_watermark() {
+        let meta = |appends, clock_ms, watermark_ms| Meta {
+            counters: Counters { appends, writes: 100 - appends },
+            clock_ms,
+            watermark_ms,
+        };
+        let merged = Meta::merge(&[meta(7, 50, Some(9)), meta(3, 60, Some(8))]);
+        assert_eq!(merged, Meta { counters: Counters { appends: 8, writes: 98 }, ..meta(0, 60, Some(8)) });
+        assert_eq!(Meta::merge(&[meta(7, 50, Some(9)), meta(3, 60, None)]).watermark_ms, None);
+        assert_eq!(Meta::merge(&[meta(7, 50, Some(9))]), meta(7, 50, Some(9)));
+        assert_eq!(Meta::merge(&[]), Meta::default());
+    }
+
+    #[test]
+    fn records_of_lanes_are_told_from_the_others() {
+        let lane = LaneId([255; 16]);
+        assert!(is_of_a_lane(&lane_key(lane)) && is_of_a_lane(&verdict_key(lane, 1)));
+        assert!(!is_of_a_lane(b"c") && !is_of_a_lane(b"r-request"));
     }
 }

@@ -20,6 +20,7 @@ pub mod open;
 pub mod ops;
 mod place;
 pub mod requests;
+pub mod rescale;
 pub mod snapshot;
 pub mod states;
 pub mod thread;
@@ -38,7 +39,7 @@ use crate::{
     checkpoint::{
         frame::{self, ObjectKind},
         layout,
-        objects::SharedStore,
+        stores::Stores,
     },
     lease::Lease,
 };
@@ -54,8 +55,8 @@ pub struct Environment {
     pub boot_id: String,
     /// Where shards keep their files.
     pub data: PathBuf,
-    /// The object store.
-    pub store: SharedStore,
+    /// The object stores.
+    pub stores: Arc<Stores>,
     /// Paths in it.
     pub cluster: layout::Cluster,
     /// Opens backends.
@@ -86,7 +87,7 @@ impl Shards {
         let environment = &self.environment;
         for (name, uid, dir) in disk::jobs(&environment.data).unwrap_or_default() {
             let head = environment.cluster.job(&name, &uid).head();
-            let Ok((bytes, _)) = environment.store.get(&head).await else { continue };
+            let Ok((bytes, _)) = environment.stores.own().get(&head).await else { continue };
             let Ok(read) = frame::decode::<v1::JobHead>(ObjectKind::Head, &head, &bytes) else { continue };
             if read.deleted {
                 match disk::remove_dir(&dir) {
@@ -119,6 +120,13 @@ impl Shards {
         }
         self.names.insert(name, uid);
         job.apply(wanted, lapses).await
+    }
+
+    /// Takes note that a round begins.
+    pub fn round_started(&self, started: v1::RoundStarted) {
+        if let Some(job) = self.jobs.get(&started.job_uid) {
+            job.round_started(started);
+        }
     }
 
     /// Takes note that a round has ended: local copies that nobody needs go away.

@@ -4,7 +4,7 @@ use std::path::Path;
 #[cfg(feature = "rocksdb")]
 use std::sync::Arc;
 
-use forebay_proto::v1;
+use forebay_proto::{key_group::KeyGroupRange, v1};
 
 use crate::storage::{self, Backend, MemoryBackend};
 #[cfg(feature = "rocksdb")]
@@ -76,4 +76,49 @@ impl Backends {
             }
         }
     }
+
+    /// Makes one backend of the files of several, each with the key groups that are taken from it, in `db`, an
+    /// empty directory. `visit` sees each part; their directories are used up. `scratch` is made as soon as a
+    /// part has been opened.
+    pub fn join(
+        &self,
+        kind: v1::Backend,
+        durability: v1::Durability,
+        parts: &[(&Path, KeyGroupRange)],
+        scratch: &Path,
+        db: &Path,
+        visit: &mut dyn FnMut(&dyn Backend) -> storage::Result<()>,
+    ) -> storage::Result<Joined> {
+        match kind {
+            // Its files are rows in order: copying them is all there is to do.
+            v1::Backend::Memory => Ok(Joined::Impossible),
+            #[cfg(feature = "rocksdb")]
+            v1::Backend::Rocksdb | v1::Backend::Unspecified => {
+                let logged = durability != v1::Durability::None;
+                std::fs::create_dir_all(scratch)
+                    .map_err(|err| storage::Error::Io { path: scratch.to_owned(), detail: err.to_string() })?;
+                let mut open = Vec::new();
+                for (dir, range) in parts {
+                    let part = RocksBackend::open(dir, &self.rocks, logged, WalTolerance::None)?;
+                    visit(&part)?;
+                    open.push((part, *range));
+                }
+                let joined = RocksBackend::join(&mut open, scratch, db, &self.rocks, logged)?;
+                Ok(joined.map_or(Joined::Impossible, |backend| Joined::Whole(Box::new(backend))))
+            }
+            #[cfg(not(feature = "rocksdb"))]
+            v1::Backend::Rocksdb | v1::Backend::Unspecified => {
+                let _ = (durability, parts, scratch, db, visit);
+                Ok(Joined::Impossible)
+            }
+        }
+    }
+}
+
+/// What came of joining files.
+pub enum Joined {
+    /// The backend that holds all of them.
+    Whole(Box<dyn Backend>),
+    /// They cannot be joined; the rows have to be copied.
+    Impossible,
 }

@@ -24,10 +24,7 @@ impl RequestIds {
 
     /// Adds an id with its verdicts to a batch, and the removal of those that are too old.
     pub fn store(&mut self, id: &str, now_ms: i64, verdicts: &[u8], writes: &mut Writes) {
-        writes.put(TableId::SHARD, &key(id), |out| {
-            out.extend_from_slice(&now_ms.to_be_bytes());
-            out.extend_from_slice(verdicts);
-        });
+        put(id, now_ms, verdicts, writes);
         while let Some(((at_ms, old), ())) = self.by_time.first_key_value() {
             if now_ms.saturating_sub(*at_ms) <= WINDOW_MS {
                 break;
@@ -38,11 +35,24 @@ impl RequestIds {
         }
     }
 
+    /// The ids: when each was applied, and its verdicts.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, i64, &[u8])> {
+        self.by_time.keys().map(|(at_ms, id)| (id.as_str(), *at_ms, self.applied_with(id).unwrap_or_default()))
+    }
+
     /// Counts an id as applied: once it is stored.
     pub fn applied(&mut self, id: &str, now_ms: i64, verdicts: &[u8]) {
         self.verdicts.insert(id.to_owned(), verdicts.to_vec());
         self.by_time.insert((now_ms, id.to_owned()), ());
     }
+}
+
+/// Adds an id with its verdicts to a batch.
+pub fn put(id: &str, at_ms: i64, verdicts: &[u8], writes: &mut Writes) {
+    writes.put(TableId::SHARD, &key(id), |out| {
+        out.extend_from_slice(&at_ms.to_be_bytes());
+        out.extend_from_slice(verdicts);
+    });
 }
 
 /// Reads a stored id: when it was applied, and its verdicts.

@@ -101,5 +101,5 @@ fn rows(backend: &dyn Backend, table: TableId, start: &[u8], end: &[u8]) -> Resu
 
 fn content(backend: &dyn Backend) -> Result<Content> {
     let tables = backend.tables().into_iter();
-    tables.map(|table| Ok((table, rows(backend, table, b"", &[0xff; 9])?))).collect()
+    tables.map(|table| table.id).map(|table| Ok((table, rows(backend, table, b"", &[0xff; 9])?))).collect()
 }

@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay_proto::merge::MergeFunction;
+use forebay_proto::{key_group::KeyGroupRange, merge::MergeFunction};
 
 pub use config::RocksConfig;
 pub use memory::MemoryBackend;
@@ -177,8 +177,11 @@ pub trait Backend: Read {
     /// Approximate number of rows of a table; operands that are not folded yet may count.
     fn estimate(&self, table: TableId) -> u64;
 
-    /// Tables that exist, [`TableId::SHARD`] among them.
-    fn tables(&self) -> Vec<TableId>;
+    /// Tables that exist, in the order of their ids, [`TableId::SHARD`] first.
+    fn tables(&self) -> Vec<Table>;
+
+    /// Removes the rows of key groups outside a range, those of [`TableId::SHARD`] apart, without rewriting what stays.
+    fn clip(&mut self, range: KeyGroupRange) -> Result<()>;
 
     /// Approximate size in bytes, on disk or in memory.
     fn bytes(&self) -> u64;

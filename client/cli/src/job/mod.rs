@@ -4,10 +4,10 @@ mod create;
 mod show;
 
 use clap::Subcommand;
-use forebay_proto::v1::{DeleteJobRequest, DescribeJobRequest, ErrorReason, ListJobsRequest};
+use forebay_proto::v1::{DeleteJobRequest, DescribeJobRequest, ErrorReason, JobInfo, ListJobsRequest};
 use serde_json::json;
 
-use crate::{connection::Connection, failure::Failure, output::Answer};
+use crate::{connection::Connection, failure::Failure, output::Answer, restore};
 
 pub use show::{jobs_table, overview};
 
@@ -23,6 +23,8 @@ pub enum Command {
         /// The job.
         name: String,
     },
+    /// Make a new job that starts from a checkpoint of another and shares its files.
+    Branch(restore::Branch),
     /// Delete a job and all of its state.
     Delete {
         /// The job.
@@ -39,6 +41,7 @@ pub async fn run(connection: &Connection, command: Command) -> Result<Answer, Fa
         Command::Create(create) => create.run(connection).await,
         Command::List => list(connection).await,
         Command::Describe { name } => describe(connection, name).await,
+        Command::Branch(branch) => restore::branch(connection, branch).await,
         Command::Delete { name, yes } => delete(connection, name, yes).await,
     }
 }
@@ -58,6 +61,11 @@ async fn describe(connection: &Connection, job: String) -> Result<Answer, Failur
     let answer = connection.call(async |mut coordinator| coordinator.describe_job(request.clone()).await).await?;
     let job = answer.job.unwrap_or_default();
     Ok(show::description(&job, &answer.states))
+}
+
+/// What is said of one job after a change.
+pub fn one(job: &JobInfo) -> Answer {
+    Answer::new(jobs_table(std::slice::from_ref(job)), overview(job))
 }
 
 async fn delete(connection: &Connection, job: String, yes: bool) -> Result<Answer, Failure> {

@@ -1,6 +1,6 @@
 //! How a job is shown.
 
-use forebay_proto::v1::{Access, JobInfo, JobSpec, Operator, RegisteredState, ShardStatus, WorkerInfo};
+use forebay_proto::v1::{Access, JobInfo, JobSpec, Operator, RegisteredState, ShardInfo, ShardStatus, WorkerInfo};
 use serde_json::{Value as Json, json};
 
 use crate::output::{Answer, columns, duration, facts, moment, plain};
@@ -65,7 +65,8 @@ pub fn description(job: &JobInfo, states: &[RegisteredState]) -> Answer {
         ("shards serving", serving(job)),
     ]);
     text += "\n";
-    text += &columns(["OPERATOR", "ACCESS", "SHARDS"], spec.operators.iter().map(operator_row));
+    text +=
+        &columns(["OPERATOR", "ACCESS", "SHARDS"], spec.operators.iter().map(|operator| operator_row(job, operator)));
     if !states.is_empty() {
         text += "\n\n";
         text += &states_table(states);
@@ -75,7 +76,7 @@ pub fn description(job: &JobInfo, states: &[RegisteredState]) -> Answer {
         text += &columns(["WORKER", "OPERATOR", "SHARDS", "CONNECTED"], job.workers.iter().map(worker_row));
     }
     let mut json = overview(job);
-    json["operators"] = spec.operators.iter().map(operator_json).collect();
+    json["operators"] = spec.operators.iter().map(|operator| operator_json(job, operator)).collect();
     json["max_parallelism"] = spec.max_parallelism.into();
     json["durability"] = plain(spec.durability().as_str_name(), "DURABILITY_").into();
     json["partitioner"] = plain(spec.partitioner().as_str_name(), "PARTITIONER_").into();
@@ -87,15 +88,21 @@ pub fn description(job: &JobInfo, states: &[RegisteredState]) -> Answer {
     Answer::new(text, json)
 }
 
-fn operator_row(operator: &Operator) -> [String; 3] {
-    [operator.name.clone(), access(operator).to_owned(), operator.shards.to_string()]
+fn operator_row(job: &JobInfo, operator: &Operator) -> [String; 3] {
+    [operator.name.clone(), access(operator).to_owned(), shards_of(job, operator).to_string()]
 }
 
-fn operator_json(operator: &Operator) -> Json {
+/// How many shards an operator has now; a restore may have given it another number than it was made with.
+fn shards_of(job: &JobInfo, operator: &Operator) -> usize {
+    let of_operator = |shard: &&ShardInfo| shard.entry.as_ref().is_some_and(|entry| entry.operator == operator.name);
+    job.shards.iter().filter(of_operator).count()
+}
+
+fn operator_json(job: &JobInfo, operator: &Operator) -> Json {
     json!({
         "name": operator.name,
         "access": access(operator),
-        "shards": operator.shards,
+        "shards": shards_of(job, operator),
         "source": operator.source,
     })
 }

@@ -136,7 +136,7 @@ impl Machine {
                     new_bytes,
                     files,
                     generation: round.generation,
-                    savepoint: false,
+                    ..Default::default()
                 });
             }
             Err(cause) => self.abort(Cause::Finalize, &cause, now, actions),

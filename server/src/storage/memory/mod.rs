@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use forebay_proto::key_group::KeyGroupRange;
 use imbl::OrdMap;
 
 use super::{
@@ -139,8 +140,18 @@ impl Backend for MemoryBackend {
         self.tables.get(&table).map_or(0, |rows| rows.map.len() as u64)
     }
 
-    fn tables(&self) -> Vec<TableId> {
-        self.tables.keys().copied().collect()
+    fn tables(&self) -> Vec<Table> {
+        self.tables.values().map(|rows| rows.table).collect()
+    }
+
+    fn clip(&mut self, range: KeyGroupRange) -> Result<()> {
+        let (start, end) = range.row_bounds();
+        let mut writes = Writes::default();
+        for table in self.tables.keys().filter(|table| **table != TableId::SHARD) {
+            writes.delete_range(*table, &[], &start);
+            writes.delete_range(*table, &end, &[0xff, 0xff]);
+        }
+        self.write(&writes, Logging::None)
     }
 
     fn bytes(&self) -> u64 {

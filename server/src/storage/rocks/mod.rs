@@ -6,8 +6,10 @@
 //! Invariants: a database is written either always with its log or never; what a [`Frozen`] lists is on
 //! disk until the `Frozen` is done, however the database compacts meanwhile.
 
+mod clip;
 mod columns;
 mod freeze;
+mod join;
 mod options;
 mod seal;
 mod sst;
@@ -23,6 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use forebay_proto::key_group::KeyGroupRange;
 use rocksdb::{
     BottommostLevelCompaction, BoundColumnFamily, ColumnFamilyDescriptor, CompactOptions, DBWithThreadMode, ErrorKind,
     FlushOptions, MultiThreaded, WriteBatch, WriteOptions,
@@ -224,8 +227,12 @@ impl Backend for RocksBackend {
         family.and_then(|family| keys(family).ok().flatten()).unwrap_or(0)
     }
 
-    fn tables(&self) -> Vec<TableId> {
-        self.tables.keys().copied().collect()
+    fn tables(&self) -> Vec<Table> {
+        self.tables.values().map(|column| column.table).collect()
+    }
+
+    fn clip(&mut self, range: KeyGroupRange) -> Result<()> {
+        self.clip_rows(range)
     }
 
     fn bytes(&self) -> u64 {

@@ -1,0 +1,249 @@
+//! Makes a shard stand: opens what is here, or builds it from a checkpoint.
+
+use std::{path::PathBuf, sync::Arc};
+
+use forebay_proto::{key_group::KeyGroupRange, reason::Refused, v1};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use v1::ErrorReason as Reason;
+
+use super::{
+    super::{
+        core::Core,
+        disk::{self, Local, Plan, ShardDir},
+        open::Origin,
+        rescale::{self, Form, Part, Target},
+        snapshot,
+        states::States,
+        thread::Shard,
+    },
+    Job, Status, attend, identity, io, lost, rights,
+};
+use crate::checkpoint::{
+    layout,
+    manifest::{self, Folders},
+};
+
+/// What a restore has brought to the server's disk.
+#[derive(Debug, Default)]
+struct Brought {
+    /// Local copies that files were taken from.
+    copies: Vec<PathBuf>,
+    /// True if the shard's own directory holds key groups that are another shard's now.
+    clip: bool,
+    /// What the shard is to be made of; empty if its own directory holds all.
+    parts: Vec<Part>,
+}
+
+impl Job {
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        wanted: &v1::JobAssignment,
+        entry: &v1::ShardEntry,
+        lapses: u64,
+    ) -> Status {
+        let made = self.try_make(wanted, entry, lapses).await;
+        made.unwrap_or_else(|refused| {
+            warn!(
+                job = self.uid,
+                operator = entry.operator,
+                start = entry.start,
+                end = entry.end,
+                reason = refused.reason.name(),
+                cause = refused.message,
+                "shard cannot serve"
+            );
+            Status::Unavailable(refused)
+        })
+    }
+
+    async fn try_make(
+        self: &Arc<Self>,
+        wanted: &v1::JobAssignment,
+        entry: &v1::ShardEntry,
+        lapses: u64,
+    ) -> Result<Status, Refused> {
+        let spec = wanted.spec.clone().unwrap_or_default();
+        let (backend, durability) = (spec.backend(), spec.durability());
+        let keeps_writes = backend != v1::Backend::Memory && durability != v1::Durability::None;
+        let synced = durability == v1::Durability::WalSync;
+        let dir = self.shard_dir(entry);
+        let boot_id = &self.environment.boot_id;
+        let mut brought = Brought::default();
+        let origin = match disk::plan(dir.read().as_ref(), entry, &self.uid, boot_id, keeps_writes, synced) {
+            Plan::Open => Origin::Live,
+            Plan::Lost(cause) => return Err(Refused::new(Reason::ShardLost, cause)),
+            Plan::Build(checkpoint) => {
+                dir.reset().map_err(io)?;
+                if checkpoint == 0 {
+                    Origin::New
+                } else {
+                    brought = self.bring(entry, checkpoint, &dir).await.map_err(|error| error.refused())?;
+                    Origin::Restored
+                }
+            }
+        };
+        let identity = identity(&spec, entry)?;
+        let (rights, states) = (rights(wanted, entry), States::of_operator(&wanted.states, &entry.operator));
+        let (environment, range) = (self.environment.clone(), identity.range);
+        let (db, scratch) = (dir.db(), dir.parts().join("joined"));
+        let Brought { copies, clip, parts } = brought;
+        let opened = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&db).map_err(io)?;
+            let backends = &environment.backends;
+            let opened = if parts.is_empty() {
+                backends.open(backend, durability, &db, origin)
+            } else {
+                let target = Target { backends, kind: backend, durability, db: &db, scratch: &scratch };
+                rescale::assemble(&target, &parts)
+            };
+            let clipped =
+                opened.and_then(|mut backend| if clip { backend.clip(range).map(|()| backend) } else { Ok(backend) });
+            let backend = clipped.map_err(|error| match (origin, &error) {
+                (Origin::Live, crate::storage::Error::Corrupt { .. }) => lost(&error),
+                _ => snapshot::Error::Storage(error).refused(),
+            })?;
+            let core = Core::load(identity, rights, states, backend);
+            if origin != Origin::Restored {
+                return core.map_err(|error| lost(&error));
+            }
+            core.and_then(|mut core| core.end_lanes().map(|()| core.as_committed()))
+                .map_err(|error| snapshot::Error::Storage(error).refused())
+        })
+        .await
+        .unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())));
+        let core = match opened {
+            Err(refused) if refused.reason == Reason::CheckpointCorrupt && !copies.is_empty() => {
+                // Only the local copies are known to be damaged: without them, the store is asked.
+                for copy in copies {
+                    warn!(job = self.uid, copy = %copy.display(), cause = refused.message, "local copy is damaged");
+                    disk::remove_dir(&copy).map_err(io)?;
+                }
+                return Box::pin(self.try_make(wanted, entry, lapses)).await;
+            }
+            opened => opened?,
+        };
+        disk::remove_dir(&dir.parts()).map_err(io)?;
+        dir.write(&Local {
+            job_uid: self.uid.clone(),
+            epoch: entry.epoch,
+            incarnation: entry.incarnation,
+            boot_id: boot_id.clone(),
+        })
+        .map_err(io)?;
+        let (said, heard) = mpsc::unbounded_channel();
+        tokio::spawn(attend(self.clone(), entry.clone(), heard));
+        let lease = (self.environment.lease.clone(), lapses);
+        let shard = Shard::start(range, core, lease, said).map_err(io)?;
+        info!(job = self.uid, operator = entry.operator, %range, incarnation = entry.incarnation, "shard stands");
+        Ok(Status::Serving(Arc::new(shard)))
+    }
+
+    /// Brings a checkpoint's files here: into the shard's own directory if one snapshot holds all of its range,
+    /// else those of every snapshot into a directory of its own.
+    async fn bring(&self, entry: &v1::ShardEntry, checkpoint: u64, dir: &ShardDir) -> Result<Brought, snapshot::Error> {
+        let (manifest, folders) = self.manifest(checkpoint).await?;
+        let sources = sources(&manifest, entry).map_err(|detail| snapshot::Error::Damaged {
+            object: layout::manifest(checkpoint, &manifest.round),
+            detail: format!("checkpoint {checkpoint} {detail}"),
+        })?;
+        let whole =
+            matches!(&sources[..], [(only, _)] if !only.canonical && only.backend() == self.view().spec.backend());
+        let mut brought = Brought::default();
+        for (index, (snapshot, range)) in sources.iter().enumerate() {
+            let of_source = ShardDir::new(&self.dir, &entry.operator, snapshot.start, snapshot.end);
+            let copy = of_source.copy(manifest.checkpoint, &manifest.round);
+            let into = if whole { dir.db() } else { dir.parts().join(index.to_string()) };
+            let source = snapshot::restore(snapshot, copy.clone(), into.clone(), &folders).await?;
+            let (start, end) = (range.start(), range.end());
+            info!(job = self.uid, operator = entry.operator, start, end, checkpoint, ?source, "snapshot is here");
+            if source == snapshot::Source::Local {
+                brought.copies.push(copy);
+            }
+            if whole {
+                brought.clip = (snapshot.start, snapshot.end) != (entry.start, entry.end);
+            } else {
+                let form = match snapshot.files.first() {
+                    Some(file) if snapshot.canonical => Form::Canonical(file.name.clone()),
+                    _ => Form::Files(snapshot.backend()),
+                };
+                brought.parts.push(Part { dir: into, range: *range, form });
+            }
+        }
+        Ok(brought)
+    }
+
+    pub(super) async fn manifest(&self, checkpoint: u64) -> Result<(v1::Manifest, Folders), snapshot::Error> {
+        let entry = self.completed.lock().expect("no panics under this lock").get(&checkpoint).cloned();
+        let Some(entry) = entry else {
+            let detail = "the coordinator did not say where its manifest is".to_owned();
+            return Err(snapshot::Error::Damaged { object: format!("chk/{checkpoint}"), detail });
+        };
+        manifest::open(&self.environment.stores, &self.paths, &entry).await.map_err(|error| match error {
+            manifest::Error::Store(error) => snapshot::Error::Store(error),
+            manifest::Error::Damaged { object, detail } => snapshot::Error::Damaged { object, detail },
+        })
+    }
+}
+
+/// The snapshots that hold the key groups of a shard, with what is taken from each, in order.
+fn sources<'a>(
+    manifest: &'a v1::Manifest,
+    entry: &v1::ShardEntry,
+) -> Result<Vec<(&'a v1::ShardSnapshot, KeyGroupRange)>, String> {
+    let range = |start, end| KeyGroupRange::new(start, end).map_err(|error| error.to_string());
+    let wanted = range(entry.start, entry.end)?;
+    let mut sources = Vec::new();
+    for shard in manifest.shards.iter().filter(|shard| shard.operator == entry.operator) {
+        if let Some(shared) = range(shard.start, shard.end)?.intersection(wanted) {
+            sources.push((shard, shared));
+        }
+    }
+    sources.sort_by_key(|(_, shared)| shared.start());
+    let mut end = wanted.start();
+    for (_, shared) in &sources {
+        if shared.start() != end {
+            break;
+        }
+        end = shared.end();
+    }
+    if end != wanted.end() {
+        return Err(format!("does not hold key group {end} of {} {wanted}", entry.operator));
+    }
+    Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(shards: &[(u32, u32)], start: u32, end: u32) -> Result<Vec<(u32, u32)>, String> {
+        let snapshot = |(start, end): &(u32, u32)| v1::ShardSnapshot {
+            operator: "op".into(),
+            start: *start,
+            end: *end,
+            ..Default::default()
+        };
+        let manifest = v1::Manifest { shards: shards.iter().map(snapshot).collect(), ..Default::default() };
+        let entry = v1::ShardEntry { operator: "op".into(), start, end, ..Default::default() };
+        let taken = |(_, range): &(_, KeyGroupRange)| (range.start(), range.end());
+        sources(&manifest, &entry).map(|sources| sources.iter().map(taken).collect())
+    }
+
+    #[test]
+    fn a_shard_is_made_of_the_snapshots_that_share_key_groups_with_it() {
+        let shards = [(64, 128), (0, 64)];
+        assert_eq!(found(&shards, 0, 64).unwrap(), [(0, 64)]);
+        assert_eq!(found(&shards, 10, 20).unwrap(), [(10, 20)]);
+        assert_eq!(found(&shards, 10, 100).unwrap(), [(10, 64), (64, 100)]);
+    }
+
+    #[test]
+    fn a_key_group_that_no_snapshot_holds_is_told() {
+        assert!(found(&[(0, 64)], 0, 128).unwrap_err().contains("key group 64"));
+        assert!(found(&[(0, 10), (20, 30)], 0, 30).unwrap_err().contains("key group 10"));
+        assert!(found(&[], 3, 30).unwrap_err().contains("key group 3"));
+        // Two that overlap are not taken for one after the other.
+        assert!(found(&[(0, 20), (10, 30)], 0, 30).is_err());
+    }
+}
