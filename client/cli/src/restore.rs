@@ -23,9 +23,6 @@ pub struct Restore {
     /// Take the newest checkpoint there that is whole, however many newer ones are not.
     #[arg(long, requires = "from")]
     newest_complete: bool,
-    /// The files there belong to the job from now on; otherwise they stay as they are.
-    #[arg(long, requires = "from")]
-    claim: bool,
     /// Another number of shards, such as `stats=16`; may be repeated.
     #[arg(long, value_name = "OPERATOR=N", value_parser = operator_shards)]
     shards: Vec<(String, u32)>,
@@ -60,12 +57,11 @@ pub struct Copy {
 
 /// Takes a job to a checkpoint.
 pub async fn restore(connection: &Connection, restore: Restore) -> Result<Answer, Failure> {
-    let claim = if restore.claim { ClaimFiles::Claim } else { ClaimFiles::Unspecified };
     let request = RestoreJobRequest {
         job: restore.job,
         checkpoint: restore.checkpoint.unwrap_or_default(),
         location: restore.from.unwrap_or_default(),
-        claim: claim.into(),
+        claim: ClaimFiles::NoClaim.into(),
         validate_only: restore.dry_run,
         shards: restore.shards.into_iter().collect::<HashMap<_, _>>(),
         newest_complete: restore.newest_complete,

@@ -1,5 +1,5 @@
 //! A shard's rows in a file that every backend and every version can read: canonical savepoints, reads of
-//! snapshots. docs/savepoints.md says the same for other implementations.
+//! snapshots.
 //!
 //! ```text
 //! file     "FBAYROWS" · u16 format version, 1 · part head · block... · part index · trailer

@@ -26,10 +26,13 @@ impl Coordinator {
     /// Takes a job to a checkpoint; a job that does not exist is made from it.
     pub async fn restore(&self, request: v1::RestoreJobRequest) -> Result<v1::JobInfo, Refused> {
         let shards: BTreeMap<String, u32> = request.shards.clone().into_iter().collect();
-        let claim = request.claim() == v1::ClaimFiles::Claim;
+        if request.claim() == v1::ClaimFiles::Claim {
+            let message = "claiming the files of a location is not served by this build: they stay as they are";
+            return Err(Refused::new(Reason::Unsupported, message).field("claim"));
+        }
         if request.location.is_empty() {
-            if claim || request.newest_complete {
-                let message = "claim and newest_complete are of a checkpoint from elsewhere: name its location";
+            if request.newest_complete {
+                let message = "newest_complete is of a checkpoint from elsewhere: name its location";
                 return Err(Refused::new(Reason::FieldInvalid, message).field("location"));
             }
             let job = self.job(&request.job)?;
@@ -39,7 +42,7 @@ impl Coordinator {
         }
         let found = found::find(&self.stores, &request.location, request.checkpoint, request.newest_complete);
         let found = found.await.map_err(|error| refused(&error))?;
-        let entry = v1::CompletedCheckpoint { claimed: claim, ..found.entry.clone() };
+        let entry = v1::CompletedCheckpoint { claimed: false, ..found.entry.clone() };
         match self.job(&request.job) {
             Ok(job) => {
                 let cause = format!("a restore of checkpoint {} at {} was asked for", entry.id, request.location);
