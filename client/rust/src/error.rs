@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The job went back to a checkpoint. Drop what was computed since, call
     /// [`Worker::assigned`](crate::Worker::assigned) and go on from the worker state it returns.
-    #[error("the job goes back to checkpoint {checkpoint} in generation {generation}: {cause}")]
+    #[error("{}: {cause}", where_to(*generation, *checkpoint))]
     Rewound {
         /// The new generation; 0 if it is not known yet.
         generation: u64,
@@ -121,9 +121,25 @@ impl From<Status> for Error {
     }
 }
 
+fn where_to(generation: u64, checkpoint: u64) -> String {
+    match (generation, checkpoint) {
+        (0, _) => "what this worker held is gone, it goes on from a completed checkpoint".to_owned(),
+        (_, 0) => format!("the job goes back to its beginning in generation {generation}"),
+        _ => format!("the job goes back to checkpoint {checkpoint} in generation {generation}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rewind_that_is_not_known_yet_names_no_numbers() {
+        let said = |generation, checkpoint| Error::Rewound { generation, checkpoint, cause: "why".into() }.to_string();
+        assert_eq!(said(4, 17), "the job goes back to checkpoint 17 in generation 4: why");
+        assert_eq!(said(4, 0), "the job goes back to its beginning in generation 4: why");
+        assert_eq!(said(0, 0), "what this worker held is gone, it goes on from a completed checkpoint: why");
+    }
 
     #[test]
     fn a_rewind_names_generation_and_checkpoint() {

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::{UnboundedReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
 use v1::{ErrorReason as Reason, coordinator_service_server::CoordinatorService};
 
+use super::unsupported;
 use crate::coordinator::Coordinator;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -63,7 +64,7 @@ impl CoordinatorService for CoordinatorEdge {
     }
 
     async fn update_job(&self, _: Request<v1::UpdateJobRequest>) -> Result<Response<v1::UpdateJobResponse>, Status> {
-        Err(unsupported("changing a job"))
+        Err(unsupported("changing a job").into())
     }
 
     async fn delete_job(
@@ -170,21 +171,21 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         _: Request<v1::CreateSavepointRequest>,
     ) -> Result<Response<v1::CreateSavepointResponse>, Status> {
-        Err(unsupported("taking a savepoint"))
+        Err(unsupported("taking a savepoint").into())
     }
 
     async fn list_savepoints(
         &self,
         _: Request<v1::ListSavepointsRequest>,
     ) -> Result<Response<v1::ListSavepointsResponse>, Status> {
-        Err(unsupported("listing savepoints"))
+        Err(unsupported("listing savepoints").into())
     }
 
     async fn delete_savepoint(
         &self,
         _: Request<v1::DeleteSavepointRequest>,
     ) -> Result<Response<v1::DeleteSavepointResponse>, Status> {
-        Err(unsupported("deleting a savepoint"))
+        Err(unsupported("deleting a savepoint").into())
     }
 
     async fn restore_job(
@@ -239,7 +240,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         _: Request<v1::DrainServerRequest>,
     ) -> Result<Response<Self::DrainServerStream>, Status> {
-        Err(unsupported("draining a server"))
+        Err(unsupported("draining a server").into())
     }
 
     async fn list_shards(
@@ -253,22 +254,22 @@ impl CoordinatorService for CoordinatorEdge {
     }
 
     async fn move_shard(&self, _: Request<v1::MoveShardRequest>) -> Result<Response<Self::MoveShardStream>, Status> {
-        Err(unsupported("moving a shard"))
+        Err(unsupported("moving a shard").into())
     }
 
     async fn split_shard(&self, _: Request<v1::SplitShardRequest>) -> Result<Response<Self::SplitShardStream>, Status> {
-        Err(unsupported("splitting a shard"))
+        Err(unsupported("splitting a shard").into())
     }
 
     async fn merge_shards(
         &self,
         _: Request<v1::MergeShardsRequest>,
     ) -> Result<Response<Self::MergeShardsStream>, Status> {
-        Err(unsupported("merging shards"))
+        Err(unsupported("merging shards").into())
     }
 
     async fn rescale_job(&self, _: Request<v1::RescaleJobRequest>) -> Result<Response<Self::RescaleJobStream>, Status> {
-        Err(unsupported("rescaling a job"))
+        Err(unsupported("rescaling a job").into())
     }
 
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
@@ -279,14 +280,10 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         _: Request<v1::FinalizeClusterRequest>,
     ) -> Result<Response<v1::FinalizeClusterResponse>, Status> {
-        Err(unsupported("finalizing the cluster"))
+        Err(unsupported("finalizing the cluster").into())
     }
 }
 
 fn missing(field: &str, message: &str) -> Refused {
     Refused::new(Reason::FieldMissing, message).field(field)
-}
-
-fn unsupported(what: &str) -> Status {
-    Refused::new(Reason::Unsupported, format!("{what} is not served by this build")).into()
 }

@@ -14,7 +14,7 @@ mod stream;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use forebay_proto::{DESCRIPTOR, v1};
+use forebay_proto::{DESCRIPTOR, reason::Refused, v1};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -22,9 +22,9 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 use v1::{
-    coordinator_service_server::CoordinatorServiceServer, debug_service_server::DebugServiceServer,
-    server_link_service_server::ServerLinkServiceServer, state_service_server::StateServiceServer,
-    stream_service_server::StreamServiceServer,
+    ErrorReason as Reason, coordinator_service_server::CoordinatorServiceServer,
+    debug_service_server::DebugServiceServer, server_link_service_server::ServerLinkServiceServer,
+    state_service_server::StateServiceServer, stream_service_server::StreamServiceServer,
 };
 
 use crate::{coordinator::Coordinator, shard::Shards};
@@ -106,6 +106,11 @@ async fn routes(served: &Served) -> anyhow::Result<Routes> {
         );
     }
     Ok(routes.routes())
+}
+
+/// Refuses what the contract holds and this build does not serve.
+fn unsupported(what: &str) -> Refused {
+    Refused::new(Reason::Unsupported, format!("{what} is not served by this build"))
 }
 
 /// The address that clients can reach a listener at, where the config names none.

@@ -23,6 +23,7 @@ use v1::{
     stream_service_server::StreamService,
 };
 
+use super::unsupported;
 use crate::shard::{
     Shards,
     core::{Batch, Order},
@@ -211,10 +212,8 @@ impl ClientStream {
     }
 
     fn decode(&self, batch: v1::Batch, lane: LaneId) -> Result<Batch, Refused> {
-        let unsupported =
-            |what: &str| Err(Refused::new(Reason::Unsupported, format!("{what} not served by this build")));
         if !batch.positions.is_empty() {
-            return unsupported("positions (recovery: shard) are");
+            return Err(unsupported("keeping positions (recovery: shard)"));
         }
         let ops = batch.ops.unwrap_or_default();
         if ops.kinds.len() > BATCH_OPS_MAX {

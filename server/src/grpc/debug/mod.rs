@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 use v1::{ErrorReason as Reason, debug_service_server::DebugService};
 
 use self::{rows::Shown, whereabouts::Whereabouts};
-use super::{Served, state::scan::Scan};
+use super::{Served, state::scan::Scan, unsupported};
 use crate::shard::Shards;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -81,7 +81,7 @@ impl DebugService for DebugEdge {
     }
 
     async fn explain_key(&self, _: Request<v1::ExplainKeyRequest>) -> Result<Response<v1::ExplainKeyResponse>, Status> {
-        Err(unsupported("explaining a key"))
+        Err(unsupported("explaining a key").into())
     }
 
     async fn describe_state(
@@ -94,24 +94,20 @@ impl DebugService for DebugEdge {
     }
 
     async fn top_keys(&self, _: Request<v1::TopKeysRequest>) -> Result<Response<v1::TopKeysResponse>, Status> {
-        Err(unsupported("finding the largest keys"))
+        Err(unsupported("finding the largest keys").into())
     }
 
     async fn read_at_checkpoint(
         &self,
         _: Request<v1::ReadAtCheckpointRequest>,
     ) -> Result<Response<v1::ReadAtCheckpointResponse>, Status> {
-        Err(unsupported("reading as of a checkpoint"))
+        Err(unsupported("reading as of a checkpoint").into())
     }
 
     async fn diff_checkpoints(
         &self,
         _: Request<v1::DiffCheckpointsRequest>,
     ) -> Result<Response<Self::DiffCheckpointsStream>, Status> {
-        Err(unsupported("comparing checkpoints"))
+        Err(unsupported("comparing checkpoints").into())
     }
-}
-
-fn unsupported(what: &str) -> Status {
-    Refused::new(Reason::Unsupported, format!("{what} is not served by this build")).into()
 }

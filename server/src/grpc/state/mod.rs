@@ -19,6 +19,7 @@ use self::{
     place::{Place, encode, missing},
     scan::{Scan, Wanted},
 };
+use super::unsupported;
 use crate::shard::{Shards, gate::Caller, lanes::LaneId};
 
 type Rows = Pin<Box<dyn Stream<Item = Result<v1::ScanResponse, Status>> + Send>>;
@@ -328,7 +329,7 @@ impl StateService for StateEdge {
     }
 
     async fn snapshot(&self, _: Request<v1::SnapshotRequest>) -> Result<Response<v1::SnapshotResponse>, Status> {
-        Err(unsupported("snapshot of one shard is"))
+        Err(unsupported("a snapshot of one shard").into())
     }
 }
 
@@ -337,8 +338,4 @@ fn with_deadline(op: Op<'_>, expires_at_ms: Option<i64>) -> Op<'_> {
         Some(at) => op.with_expires_at_ms(at),
         None => op,
     }
-}
-
-fn unsupported(what: &str) -> Status {
-    Refused::new(Reason::Unsupported, format!("{what} not served by this build")).into()
 }
