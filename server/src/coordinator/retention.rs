@@ -109,15 +109,15 @@ pub fn unpin_lapsed(next: &mut v1::JobHead, store_ms: i64) {
 fn drop_surplus(next: &mut v1::JobHead, on: &[&Round]) {
     let retained = next.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(1, |settings| settings.retained.max(1));
     let plain = next.completed.iter().filter(|completed| !completed.savepoint).count();
-    let mut surplus = plain.saturating_sub(retained as usize);
+    let surplus = plain.saturating_sub(retained as usize);
     // A restart reads worker state from the checkpoint that the generation started from; a shard that does not
-    // stand yet is made from the one its entry names.
+    // stand yet is made from the one its entry names. They stay besides the newest ones.
     let making = next.shards.iter().filter(|entry| !entry.established).map(|entry| entry.restored_from);
     let needed: Vec<u64> = making.chain([next.restored_checkpoint]).collect();
-    let mut dropped = Vec::new();
+    let (mut older, mut dropped) = (0, Vec::new());
     next.completed.retain(|completed| {
-        let drop = surplus > 0 && !needed.contains(&completed.id);
-        surplus -= usize::from(drop && !completed.savepoint);
+        let drop = older < surplus && !needed.contains(&completed.id);
+        older += usize::from(!completed.savepoint);
         if drop {
             dropped.push(completed.clone());
         }
@@ -172,10 +172,20 @@ mod tests {
         let mut next = head(2, &[1, 2, 3]);
         next.restored_checkpoint = 1;
         commit(&mut next, &[round(4, 3, true)]);
-        assert_eq!(ids(&next), [1, 4]);
+        assert_eq!(ids(&next), [1, 3, 4]);
         next.restored_checkpoint = 4;
         commit(&mut next, &[round(5, 4, true)]);
         assert_eq!(ids(&next), [4, 5]);
+    }
+
+    #[test]
+    fn the_newest_checkpoint_stays_however_few_are_retained() {
+        let mut next = head(1, &[1]);
+        next.restored_checkpoint = 1;
+        commit(&mut next, &[round(2, 1, true)]);
+        assert_eq!(ids(&next), [1, 2], "2 has just been taken, 1 is what the generation started from");
+        commit(&mut next, &[round(3, 2, true)]);
+        assert_eq!(ids(&next), [1, 3]);
     }
 
     #[test]
