@@ -268,12 +268,11 @@ fn commit(next: &mut v1::JobHead, stored: Option<&v1::CompletedCheckpoint>) {
     let retained = next.spec.as_ref().and_then(|spec| spec.checkpoints).map_or(1, |settings| settings.retained.max(1));
     let surplus = next.completed.len().saturating_sub(retained as usize);
     let restored = next.restored_checkpoint;
-    // The checkpoint that the generation started from stays: a restart reads worker state from it.
-    let mut dropped = 0;
+    // Besides the newest ones the checkpoint that the generation started from stays: a restart reads worker state from it.
+    let mut seen = 0;
     next.completed.retain(|completed| {
-        let drop = dropped < surplus && completed.id != restored;
-        dropped += usize::from(drop);
-        !drop
+        seen += 1;
+        seen > surplus || completed.id == restored
     });
 }
 
