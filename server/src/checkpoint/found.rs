@@ -12,7 +12,7 @@ use super::{
     layout,
     manifest::{self, Folders},
     objects::{self, SharedStore},
-    stores::Stores,
+    stores::{Stores, trimmed},
 };
 
 /// A checkpoint at a location.
@@ -95,7 +95,7 @@ pub async fn list(stores: &Stores, directory: &str) -> Result<Vec<v1::CompletedC
 pub fn place(stores: &Stores, directory: &str) -> (String, String) {
     match stores.own_prefix(directory) {
         Some(prefix) => (String::new(), prefix),
-        None => (directory.trim_end_matches('/').to_owned(), String::new()),
+        None => (trimmed(directory).to_owned(), String::new()),
     }
 }
 

@@ -45,7 +45,7 @@ impl Stores {
         if location.is_empty() {
             return Ok(self.own.clone());
         }
-        let location = location.trim_end_matches('/');
+        let location = trimmed(location);
         if !self.allows(location) {
             let detail = format!(
                 "the directory is not allowed: name it, or one above it, in checkpoint.allowed_dirs (allowed: {})",
@@ -63,7 +63,7 @@ impl Stores {
 
     /// A directory as the cluster's own store knows it, if it lies in there: its prefix, with a slash at its end.
     pub fn own_prefix(&self, location: &str) -> Option<String> {
-        let rest = plain(location.trim_end_matches('/')).strip_prefix(plain(self.own.url()))?;
+        let rest = plain(trimmed(location)).strip_prefix(plain(self.own.url()))?;
         match rest {
             "" => Some(String::new()),
             rest => rest.strip_prefix('/').map(|prefix| format!("{prefix}/")),
@@ -73,7 +73,7 @@ impl Stores {
     fn allows(&self, location: &str) -> bool {
         let location = plain(location);
         let within = |allowed: &String| {
-            let rest = location.strip_prefix(plain(allowed.trim_end_matches('/')));
+            let rest = location.strip_prefix(plain(trimmed(allowed)).trim_end_matches('/'));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         !location.split('/').any(|part| matches!(part, "." | "..")) && self.allowed.iter().any(within)
@@ -81,6 +81,15 @@ impl Stores {
 
     fn opened(&self) -> std::sync::MutexGuard<'_, HashMap<String, SharedStore>> {
         self.opened.lock().expect("no panics under this lock")
+    }
+}
+
+/// A directory is the same with and without a slash at its end; the root keeps its only one, for the empty location is
+/// the cluster's own.
+pub(super) fn trimmed(location: &str) -> &str {
+    match location.trim_end_matches('/') {
+        "" => &location[..location.len().min(1)],
+        rest => rest,
     }
 }
 
@@ -107,7 +116,13 @@ mod tests {
         for fine in [allowed.clone(), format!("{allowed}/"), format!("file://{allowed}/deeper")] {
             stores.at(&fine).await.unwrap();
         }
-        for other in [dir.path().display().to_string(), format!("{allowed}-2"), format!("{allowed}/../x")] {
+        for other in [
+            dir.path().display().to_string(),
+            format!("{allowed}-2"),
+            format!("{allowed}/../x"),
+            "/".to_owned(),
+            "//".to_owned(),
+        ] {
             let err = stores.at(&other).await.unwrap_err();
             assert!(err.to_string().contains("checkpoint.allowed_dirs"), "{err}");
         }

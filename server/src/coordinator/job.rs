@@ -172,11 +172,12 @@ impl Task {
             let reported = !matches!(event, Event::Tick);
             let actions = self.machine.step(event, now());
             let changed = reported || !actions.is_empty();
-            for action in actions {
-                self.act(action);
-            }
+            // Before the answers: who was answered sees what came of it.
             if changed {
                 self.publish.send_replace(Arc::new(Seen::of(&self.machine)));
+            }
+            for action in actions {
+                self.act(action);
             }
         }
     }
