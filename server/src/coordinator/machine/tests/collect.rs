@@ -182,8 +182,10 @@ fn condemned() -> bool {
 /// is conditional, so it is the proof of the epoch.
 fn announced() -> bool {
     let (mut world, mut store) = scene();
-    world.trigger(1, Kind::Manual, false);
     world.step(Event::Collect { token: Token(2), dry_run: false });
+    store.one(&mut world); // listed
+    store.one(&mut world); // subtracted
+    world.trigger(1, Kind::Manual, false);
     world.hold_heads = true;
     store.all(&mut world);
     let waits = store.deleted.is_empty() && store.tombstones.len() == 1;
@@ -441,10 +443,11 @@ fn a_pin_that_has_lapsed_by_the_stores_clock_goes_with_the_next_write() {
     let (mut world, mut store) = scene();
     let mut head = world.machine.head().clone();
     head.pins.push(v1::Pin { holder: "reader".into(), expires_ms: 12_000, ..Default::default() });
+    let id = head.next_checkpoint_id;
     let mut next = World::with(head, 3);
     assert_eq!(next.machine.head().pins.len(), 1);
     next.until(13_000);
-    checkpoint(&mut next, &mut store, 1000);
+    checkpoint(&mut next, &mut store, id);
     assert_eq!(next.machine.head().pins.len(), 1, "nobody has seen the store's clock");
     store.collect(&mut next);
     assert_eq!(next.machine.head().pins, []);
