@@ -215,8 +215,7 @@ pub(super) fn rows_between<'a>(
 /// in the middle. `None` if there is but one row.
 fn middle<'a>(rows: impl Iterator<Item = (&'a Key, &'a Bytes)>, total: u64) -> Option<(Key, u64)> {
     let (mut before, mut group) = (0, None);
-    let (mut border, mut center, mut last): (Option<(&Key, u64)>, Option<(&Key, u64)>, Option<(&Key, u64)>) =
-        (None, None, None);
+    let (mut border, mut center, mut last) = (None::<(&Key, u64)>, None, None);
     for (key, row) in rows {
         let this = key.get(..2);
         if before > 0 {
