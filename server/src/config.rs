@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
 use config::{Environment, File};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -43,8 +44,8 @@ pub struct Server {
     pub zone: String,
 }
 
-/// `[checkpoint]`: where checkpoints go.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+/// `[checkpoint]`: where checkpoints go, and how fast.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Checkpoint {
     /// `s3://bucket/prefix`, `file:///path` or a path; empty means a folder in `server.data_dir`.
@@ -53,9 +54,26 @@ pub struct Checkpoint {
     pub savepoint_dir: String,
     /// Directories besides these two that savepoints, copies and restores may name, with all that is below them.
     pub allowed_dirs: Vec<String>,
+    /// Bytes that this server uploads in a second, on average, over all its shards; 0 means as many as it can.
+    pub upload_bytes_per_second: ByteSize,
+    /// Objects that this server uploads at a time, over all its shards.
+    pub uploads_parallel: usize,
     /// The stores' own settings.
     #[serde(flatten)]
     pub store: checkpoint::store::StoreConfig,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self {
+            dir: String::new(),
+            savepoint_dir: String::new(),
+            allowed_dirs: Vec::new(),
+            upload_bytes_per_second: ByteSize(0),
+            uploads_parallel: 4,
+            store: checkpoint::store::StoreConfig::default(),
+        }
+    }
 }
 
 impl Default for Server {
@@ -163,6 +181,9 @@ fn faults(config: &Config) -> Vec<String> {
         let lease = config.coordinator.server_lease;
         problems.push(format!("coordinator.server_lease is {lease:?}: at least 100ms"));
     }
+    if config.checkpoint.uploads_parallel == 0 {
+        problems.push("checkpoint.uploads_parallel is 0: at least 1".to_owned());
+    }
     problems.extend(telemetry::check(&config.telemetry).err());
     problems
 }
@@ -225,12 +246,16 @@ mod tests {
             ("checkpoint.s3.attempts_max", "7"),
             ("checkpoint.s3.part_size", "8MiB"),
             ("coordinator.server_lease", "3s"),
+            ("checkpoint.upload_bytes_per_second", "100MiB"),
+            ("checkpoint.uploads_parallel", "2"),
         ];
         let config = read(None, &flags.map(|(key, value)| (key.to_owned(), value.to_owned()))).unwrap();
         assert_eq!(config.server.name, "007");
         assert_eq!(config.server.coordinators, ["http://a:1", "http://b:2"]);
         assert!(config.checkpoint.store.s3.path_style && config.checkpoint.store.s3.attempts_max == 7);
         assert_eq!(config.coordinator.server_lease.as_secs(), 3);
+        assert_eq!(config.checkpoint.upload_bytes_per_second, ByteSize::mib(100));
+        assert_eq!(config.checkpoint.uploads_parallel, 2);
         let wrong = ("checkpoint.s3.attempts_max".to_owned(), "many".to_owned());
         assert!(read(None, &[wrong]).unwrap_err()[0].starts_with("checkpoint.s3.attempts_max: "));
     }

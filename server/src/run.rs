@@ -19,7 +19,7 @@ use crate::{
     coordinator::{Coordinator, election},
     grpc::{self, Served},
     lease::{Lease, wall_ms},
-    shard::{Environment, Shards, open::Backends},
+    shard::{Environment, Shards, open::Backends, snapshot::Uploads},
 };
 
 /// What a process does.
@@ -100,6 +100,7 @@ async fn host_shards(
         data: data.path.clone(),
         stores,
         cluster,
+        uploads: Arc::new(uploads(config, data)?),
         backends: Backends::new(&config.rocksdb)?,
         lease: Arc::new(Lease::default()),
         reports,
@@ -136,6 +137,13 @@ async fn open_stores(config: &Config, data: &Path) -> anyhow::Result<Stores> {
         _ => Err(error),
     })?;
     Ok(Stores::new(store, config.checkpoint.store.clone(), allowed, scratch))
+}
+
+fn uploads(config: &Config, data: &DataDir) -> anyhow::Result<Uploads> {
+    let scratch = data.path.join("packs");
+    let unusable = format!("cannot use {}: is it writable?", scratch.display());
+    let checkpoint = &config.checkpoint;
+    Uploads::new(checkpoint.uploads_parallel, checkpoint.upload_bytes_per_second.0, scratch).context(unusable)
 }
 
 /// The data directory, locked for this process.

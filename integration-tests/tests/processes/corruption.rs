@@ -10,6 +10,7 @@ mod objects;
 
 use std::{
     fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -124,10 +125,40 @@ impl Scene {
         fs::write(&path, right).unwrap();
         self.restored().await;
     }
+
+    /// The same with a file that is a slice of its object.
+    async fn damaged_file(self, is_it: impl Fn(&str) -> bool, damage: SliceDamage) {
+        let file = self.file(is_it).clone();
+        self.damaged(&file.object, |path| damage(path, bytes_of(&file))).await;
+    }
+}
+
+/// Where a file is in its object.
+fn bytes_of(file: &v1::SnapshotFile) -> Range<usize> {
+    let at = |at: u64| usize::try_from(at).unwrap();
+    at(file.offset)..at(file.offset + file.length)
 }
 
 /// Spoils a file.
 type Damage = fn(&Path);
+
+/// Spoils an object where a slice is.
+type SliceDamage = fn(&Path, Range<usize>);
+
+fn flip_in(path: &Path, slice: Range<usize>) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[slice.start.midpoint(slice.end)] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+fn cut_in(path: &Path, slice: Range<usize>) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..slice.start.midpoint(slice.end)]).unwrap();
+}
+
+fn remove_all(path: &Path, _: Range<usize>) {
+    remove(path);
+}
 
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap();

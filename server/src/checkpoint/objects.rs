@@ -98,6 +98,12 @@ pub trait ObjectStore: Debug + Send + Sync {
     /// Writes a file's bytes as an object, in bounded memory.
     async fn put_file(&self, path: &str, file: &Path) -> Result<()>;
 
+    /// Requests that a [`put_file`](Self::put_file) of so many bytes is, if none has to be repeated.
+    fn put_requests(&self, length: u64) -> u64 {
+        let _ = length;
+        1
+    }
+
     /// Writes an object if the condition holds, and returns its new version. A lost answer is
     /// [`Ambiguous`](Error::Ambiguous), never retried inside.
     async fn put_if(&self, path: &str, bytes: Bytes, condition: &Condition) -> Result<Version>;

@@ -133,6 +133,10 @@ impl ObjectStore for S3Store {
         self.upload(path, file).await
     }
 
+    fn put_requests(&self, length: u64) -> u64 {
+        upload::requests(length, self.config.part_size.as_u64())
+    }
+
     async fn put_if(&self, path: &str, bytes: Bytes, condition: &Condition) -> Result<Version> {
         let key = self.key(path)?;
         let request = self.client.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes));

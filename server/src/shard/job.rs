@@ -1,6 +1,8 @@
 //! One job on this server: brings its shards to what the coordinator wants.
 
 mod make;
+mod rounds;
+mod upload;
 
 use std::{
     collections::BTreeMap,
@@ -13,21 +15,22 @@ use forebay_proto::{
     reason::Refused,
     v1,
 };
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future::join, stream};
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::warn;
 use v1::{ErrorReason as Reason, link_request::Message as Up};
 
 use super::{
     Environment,
-    core::{Identity, Snapshot},
+    core::Identity,
     disk::{self, ShardDir},
     gate::Rights,
-    snapshot::{self, Destination, Known},
+    snapshot::Known,
     states::States,
     thread::{Said, Shard},
 };
 use crate::checkpoint::layout;
+use rounds::Rounds;
 
 /// Shards that are restored at a time.
 const PARALLEL: usize = 4;
@@ -81,6 +84,9 @@ pub struct Job {
     view: RwLock<Arc<View>>,
     applied: tokio::sync::Mutex<u64>,
     completed: Mutex<BTreeMap<u64, v1::CompletedCheckpoint>>,
+    rounds: Rounds,
+    /// What the store holds of the checkpoint that others build on.
+    base: tokio::sync::Mutex<Option<(u64, Arc<Known>)>>,
 }
 
 impl Job {
@@ -102,6 +108,8 @@ impl Job {
             })),
             applied: tokio::sync::Mutex::new(0),
             completed: Mutex::default(),
+            rounds: Rounds::default(),
+            base: tokio::sync::Mutex::default(),
         })
     }
 
@@ -152,41 +160,6 @@ impl Job {
         Some(self.report(wanted.version))
     }
 
-    /// Takes note that a round begins.
-    pub fn round_started(&self, started: v1::RoundStarted) {
-        let _ = started;
-    }
-
-    /// Takes note that a round has ended.
-    pub async fn round_ended(&self, ended: v1::RoundEnded) {
-        let retained = ended.retained;
-        if let Some(checkpoint) = ended.checkpoint_entry {
-            let mut completed = self.completed.lock().expect("no panics under this lock");
-            completed.insert(checkpoint.id, checkpoint);
-            completed.retain(|id, _| retained.contains(id));
-        }
-        let keep = |id: u64| retained.contains(&id) || id > ended.checkpoint;
-        for slot in &self.view().slots {
-            match &slot.status {
-                Status::Serving(shard) if ended.completed => shard.completed(ended.checkpoint).await,
-                Status::Serving(shard) => shard.aborted(ended.checkpoint).await,
-                _ => {}
-            }
-            if let Err(error) = self.shard_dir(&slot.entry).remove_copies(keep) {
-                warn!(%error, "local copies of old checkpoints cannot be removed");
-            }
-        }
-        let view = self.view();
-        let here = |operator: &str, start, end| {
-            let same =
-                |slot: &&Slot| (&slot.entry.operator[..], slot.entry.start, slot.entry.end) == (operator, start, end);
-            view.slots.iter().any(|slot| same(&slot))
-        };
-        if let Err(error) = disk::remove_others(&self.dir, here, keep) {
-            warn!(%error, "files of shards that are not here any more cannot be removed");
-        }
-    }
-
     /// Stops all shards.
     pub async fn stop(&self) {
         for slot in &self.view().slots {
@@ -202,72 +175,6 @@ impl Job {
         self.stop().await;
         if let Err(error) = disk::remove_dir(&self.dir) {
             warn!(%error, path = %self.dir.display(), "files of a deleted job cannot be removed");
-        }
-    }
-
-    async fn known(&self, base: u64) -> Known {
-        if base == 0 {
-            return Known::new();
-        }
-        match self.manifest(base).await {
-            Ok((manifest, _)) => snapshot::known_files(&manifest),
-            Err(error) => {
-                warn!(%error, base, "the base cannot be read: everything is uploaded");
-                Known::new()
-            }
-        }
-    }
-
-    async fn upload(&self, taken: Snapshot, dir: &ShardDir) -> Up {
-        let Snapshot { barrier, generation, writer_epoch, frozen, record } = taken;
-        let to = Destination {
-            store: self.environment.stores.own().clone(),
-            job: self.paths.clone(),
-            server: self.environment.server.clone(),
-            checkpoint: barrier.checkpoint,
-            round: barrier.round.clone(),
-        };
-        let (operator, start, end) = (record.operator.clone(), record.start, record.end);
-        let uploaded = match frozen {
-            Ok(frozen) => {
-                let known = self.known(barrier.base).await;
-                snapshot::upload(frozen, record, dir.copy(barrier.checkpoint, &barrier.round), &known, &to).await
-            }
-            Err(error) => Err(snapshot::Error::Storage(error)),
-        };
-        match uploaded {
-            Ok(snapshot) => {
-                info!(
-                    checkpoint = barrier.checkpoint,
-                    operator,
-                    start,
-                    files = snapshot.files.len(),
-                    new_bytes = snapshot.new_bytes,
-                    "shard snapshot uploaded"
-                );
-                Up::Snapshot(v1::SnapshotReport {
-                    job_uid: self.uid.clone(),
-                    checkpoint: barrier.checkpoint,
-                    round: barrier.round,
-                    coordinator_epoch: barrier.coordinator_epoch,
-                    generation,
-                    writer_epoch,
-                    snapshot: Some(snapshot),
-                })
-            }
-            Err(error) => {
-                warn!(%error, checkpoint = barrier.checkpoint, operator, start, "shard snapshot failed");
-                Up::Failed(v1::SnapshotFailed {
-                    job_uid: self.uid.clone(),
-                    checkpoint: barrier.checkpoint,
-                    round: barrier.round,
-                    operator,
-                    start,
-                    end,
-                    cause: error.to_string(),
-                    uploaded: Vec::new(),
-                })
-            }
         }
     }
 
@@ -354,12 +261,23 @@ impl Job {
 /// Does what a shard says that is to be done for it.
 async fn attend(job: Arc<Job>, entry: v1::ShardEntry, mut heard: mpsc::UnboundedReceiver<Said>) {
     let dir = job.shard_dir(&entry);
-    while let Some(said) = heard.recv().await {
-        match said {
-            Said::Snapshot(snapshot) => job.say(job.upload(*snapshot, &dir).await),
-            Said::Lost(cause) => job.lose(&entry, cause).await,
+    // One snapshot after the other; what else the shard says does not wait for them.
+    let (frozen, mut snapshots) = mpsc::unbounded_channel();
+    let uploads = async {
+        while let Some(snapshot) = snapshots.recv().await {
+            job.say(job.upload(snapshot, &dir).await);
         }
-    }
+    };
+    let rest = async {
+        let frozen = frozen;
+        while let Some(said) = heard.recv().await {
+            match said {
+                Said::Snapshot(snapshot) => drop(frozen.send(*snapshot)),
+                Said::Lost(cause) => job.lose(&entry, cause).await,
+            }
+        }
+    };
+    join(uploads, rest).await;
 }
 
 /// The serving shard that already is what is wanted.

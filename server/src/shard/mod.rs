@@ -59,6 +59,8 @@ pub struct Environment {
     pub stores: Arc<Stores>,
     /// Paths in it.
     pub cluster: layout::Cluster,
+    /// What all uploads share.
+    pub uploads: Arc<snapshot::Uploads>,
     /// Opens backends.
     pub backends: Backends,
     /// The server's own lease.
@@ -125,7 +127,7 @@ impl Shards {
     /// Takes note that a round begins.
     pub fn round_started(&self, started: v1::RoundStarted) {
         if let Some(job) = self.jobs.get(&started.job_uid) {
-            job.round_started(started);
+            job.round_started(&started);
         }
     }
 

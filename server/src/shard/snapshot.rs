@@ -1,7 +1,12 @@
-//! Snapshots on their way to the object store and back: [`upload`] stores what the store lacks;
-//! [`restore`] is the reverse.
+//! Snapshots on their way to the object store and back: [`upload`] stores what the store lacks ([`Known`] tells
+//! what it has), small files in packs ([`Packer`]); [`restore`] is the reverse.
 
+mod known;
+mod pack;
 mod restore;
+mod send;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use std::{
@@ -12,8 +17,11 @@ use std::{
 
 use forebay_proto::{reason::Refused, v1::ErrorReason as Reason};
 
+pub use known::{Known, Part, plan};
+pub use pack::{Packer, Target};
 pub use restore::{Source, restore};
-pub use upload::{Destination, Known, known_files, upload};
+pub use send::Uploads;
+pub use upload::{Failed, upload};
 
 use crate::checkpoint::objects;
 

@@ -15,6 +15,9 @@ pub struct RocksConfig {
     pub table_write_buffer_bytes: ByteSize,
     /// Write-ahead log of one shard; beyond it what keeps its oldest part alive is flushed.
     pub log_bytes_max: ByteSize,
+    /// Write-ahead logs of all shards together, as checkpoints find them; beyond it the shards with the longest
+    /// flush right after. A restore replays what is not flushed.
+    pub unflushed_log_bytes: ByteSize,
     /// Threads that compact, shared by all shards; flushes have half as many of their own.
     pub background_threads: u16,
 }
@@ -26,6 +29,7 @@ impl Default for RocksConfig {
             write_buffer_bytes: ByteSize::mib(128),
             table_write_buffer_bytes: ByteSize::mib(16),
             log_bytes_max: ByteSize::mib(64),
+            unflushed_log_bytes: ByteSize::mib(128),
             background_threads: 2,
         }
     }

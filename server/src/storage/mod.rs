@@ -195,15 +195,18 @@ pub trait Frozen: Send {
 }
 
 /// A file of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FrozenFile {
     /// Name in the snapshot's directory; never with a separator.
     pub name: String,
     /// Length in bytes.
     pub length: u64,
-    /// For a file that never changes once written (an SST): an identity that no other content ever
-    /// has, made of database id, session id and original file number.
+    /// For a file that never changes once written, and whose blocks carry checksums: an identity that no
+    /// other content ever has. That of an SST is made of database id, session id and original file number.
     pub immutable_id: Option<String>,
+    /// For a file that at most grows at its end: an identity that no other file ever has. So identity and
+    /// length together tell the content, and what was there before is still its beginning.
+    pub growing_id: Option<String>,
     /// Smallest key of an SST.
     pub smallest_key: Bytes,
     /// Largest key of an SST.

@@ -17,23 +17,31 @@ async fn ctl(scene: &Scene, words: &[&str]) -> (i32, Json) {
 }
 
 fn flip(path: &Path) {
+    flip_at(path, fs::metadata(path).unwrap().len() / 2);
+}
+
+fn flip_at(path: &Path, at: u64) {
     let mut bytes = fs::read(path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    bytes[usize::try_from(at).unwrap()] ^= 1;
     fs::write(path, bytes).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_damaged_and_what_is_missing_is_named() {
     let scene = scene(Setup::dev(), |_| {}).await;
-    let entry = scene.checkpoint(1).await;
+    scene.checkpoint(1).await;
+    let entry = scene.checkpoint(2).await;
     let (code, found) = ctl(&scene, &["checkpoint", "verify", "job"]).await;
     assert_eq!((code, &found["sound"], &found["missing"]), (0, &json!(true), &json!([])), "{found}");
     assert_eq!(found["bytes"].as_u64(), Some(entry.full_bytes));
 
-    let objects = named(&scene.api).await;
-    let (damaged, missing) = (&objects[0], &objects[1]);
-    flip(&scene.folder().join(damaged));
+    // Each of the two has packed what was new to it.
+    let files: Vec<_> =
+        scene.api.manifest("job", 0).await.unwrap().shards.into_iter().flat_map(|it| it.files).collect();
+    let one = files.iter().find(|file| file.length > 0).unwrap();
+    let other = files.iter().find(|file| file.object != one.object).unwrap();
+    let (damaged, missing) = (&one.object, &other.object);
+    flip_at(&scene.folder().join(damaged), one.offset + one.length / 2);
     fs::remove_file(scene.folder().join(missing)).unwrap();
     let (code, found) = ctl(&scene, &["checkpoint", "verify", "job", &entry.id.to_string()]).await;
     assert_eq!((code, &found["sound"]), (1, &json!(false)));

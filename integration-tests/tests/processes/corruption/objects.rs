@@ -7,22 +7,19 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn an_sst_with_a_flipped_bit_is_refused() {
     let scene = scene(Setup::dev(), v1::Durability::None).await;
-    let object = scene.file(is_sst).object.clone();
-    scene.damaged(&object, flip).await;
+    scene.damaged_file(is_sst, flip_in).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_sst_is_refused() {
     let scene = scene(Setup::dev(), v1::Durability::None).await;
-    let object = scene.file(is_sst).object.clone();
-    scene.damaged(&object, remove).await;
+    scene.damaged_file(is_sst, remove_all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_sst_cut_short_is_refused() {
     let scene = scene(Setup::dev(), v1::Durability::None).await;
-    let object = scene.file(is_sst).object.clone();
-    scene.damaged(&object, truncate).await;
+    scene.damaged_file(is_sst, cut_in).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,19 +27,21 @@ async fn two_ssts_in_each_others_place_are_refused() {
     let mut scene = scene(Setup::dev(), v1::Durability::None).await;
     let ssts: Vec<_> = scene.manifest.shards[0].files.iter().filter(|file| is_sst(&file.name)).collect();
     assert!(ssts.len() >= 2, "{ssts:#?}");
-    let (one, other) = (scene.path(&ssts[0].object), scene.path(&ssts[1].object));
-    let objects = [ssts[0].object.clone(), ssts[1].object.clone()];
+    assert_eq!(ssts[0].object, ssts[1].object, "small files are in one pack");
+    let object = ssts[0].object.clone();
+    let path = scene.path(&object);
+    let places = [bytes_of(ssts[0]), bytes_of(ssts[1])];
+    let length = places[0].len().min(places[1].len());
     let swap = || {
-        let (of_one, of_other) = (fs::read(&one).unwrap(), fs::read(&other).unwrap());
-        fs::write(&one, of_other).unwrap();
-        fs::write(&other, of_one).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        for at in 0..length {
+            bytes.swap(places[0].start + at, places[1].start + at);
+        }
+        fs::write(&path, bytes).unwrap();
     };
     swap();
     scene.lose_the_disk().await;
-    let refused = scene.data_loss().await;
-    let named = objects.iter().find(|object| refused.message().contains(*object));
-    let named = named.unwrap_or_else(|| panic!("neither of {objects:?} is named: {refused:?}"));
-    scene.refused(named).await;
+    scene.refused(&object).await;
     swap();
     scene.restored().await;
 }
@@ -69,7 +68,7 @@ async fn a_missing_manifest_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_private_files_are_refused_one_by_one() {
+async fn damaged_slices_of_a_pack_are_refused_one_by_one() {
     let mut scene = scene(Setup::dev(), v1::Durability::Wal).await;
     let named: [fn(&str) -> bool; 4] = [
         |name| name.ends_with(".log"),
@@ -77,12 +76,13 @@ async fn damaged_private_files_are_refused_one_by_one() {
         |name| name == "CURRENT",
         |name| name == "SEAL",
     ];
-    let damages = [flip, truncate, flip, remove];
+    let damages: [SliceDamage; 4] = [flip_in, cut_in, flip_in, remove_all];
     for (is_it, damage) in named.into_iter().zip(damages) {
-        let object = scene.file(is_it).object.clone();
+        let file = scene.file(is_it).clone();
+        let object = file.object.clone();
         let path = scene.path(&object);
         let right = fs::read(&path).unwrap();
-        damage(&path);
+        damage(&path, bytes_of(&file));
         scene.lose_the_disk().await;
         scene.refused(&object).await;
         fs::write(&path, right).unwrap();

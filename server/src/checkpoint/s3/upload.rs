@@ -159,6 +159,14 @@ fn part_size(length: u64, configured: u64) -> u64 {
     configured.max(length.div_ceil(PARTS_MAX))
 }
 
+/// Requests of an upload: one, or its parts and what opens and completes it.
+pub(super) fn requests(length: u64, configured: u64) -> u64 {
+    match part_size(length, configured) {
+        part if length <= part => 1,
+        part => length.div_ceil(part) + 2,
+    }
+}
+
 /// Reads exactly `length` bytes; a file that became shorter is an error.
 async fn read(file: Arc<File>, start: u64, length: u64) -> std::io::Result<Bytes> {
     blocking(file, move |file| {
@@ -186,5 +194,10 @@ mod tests {
         assert_eq!(part_size(100 * MIB, 16 * MIB), 16 * MIB);
         let terabyte = 1 << 40;
         assert!(terabyte / part_size(terabyte, 16 * MIB) < PARTS_MAX);
+    }
+
+    #[test]
+    fn an_upload_in_parts_is_two_requests_more_than_its_parts() {
+        assert_eq!([0, 1, 10, 11, 20, 21].map(|length| requests(length, 10)), [1, 1, 1, 4, 4, 5]);
     }
 }

@@ -1,12 +1,19 @@
 //! The memory backend: ordered persistent maps, one per table.
 //!
 //! A freeze clones the roots of the maps; a later write copies only the nodes on its path that the
-//! frozen maps still share. What is durable of it is what its snapshots' file (`memory.rows`) holds.
+//! frozen maps still share. What is durable of it are its snapshots' files: one for each of its
+//! [`segments`], which stays what it is until a row in it changes, and a list of them ([`index`]).
 //!
 //! Invariant: keys and rows are copied out of the batch, never slices of it, so no row pins a request.
 
-mod file;
+mod blocks;
+mod frozen;
+mod index;
 mod key;
+mod rows;
+mod segments;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +26,10 @@ use bytes::Bytes;
 use forebay_proto::key_group::KeyGroupRange;
 use imbl::OrdMap;
 
-use super::{
-    Backend, Error, Frozen, FrozenFile, Logging, Read, Result, Table, TableId, View, Visitor, Write, Writes, merge,
-};
+use super::{Backend, Error, Frozen, Logging, Read, Result, Table, TableId, View, Visitor, Write, Writes, merge};
+use frozen::FrozenSegments;
 use key::Key;
+use segments::{Marks, Segments, row_bytes};
 
 /// What an entry takes beside its key and row: two handles and its share of the nodes.
 const ENTRY_BYTES: u64 = 96;
@@ -31,7 +38,13 @@ const ENTRY_BYTES: u64 = 96;
 pub struct MemoryBackend {
     path: PathBuf,
     tables: Tables,
+    account: Account,
+}
+
+/// What is kept of the backend as a whole.
+struct Account {
     bytes: u64,
+    marks: Marks,
 }
 
 type Tables = BTreeMap<TableId, Rows>;
@@ -40,6 +53,7 @@ type Tables = BTreeMap<TableId, Rows>;
 struct Rows {
     table: Table,
     map: OrdMap<Key, Bytes>,
+    segments: Segments,
     /// Rows whose deadline is not behind this time are left out of snapshots.
     given_up_ms: i64,
 }
@@ -47,43 +61,44 @@ struct Rows {
 impl MemoryBackend {
     /// Creates a backend with nothing in it but an empty [`TableId::SHARD`].
     pub fn new() -> Self {
-        Self::with(PathBuf::from("memory"), Tables::new())
+        Self::with(PathBuf::from("memory"), Tables::new(), Marks::new(None))
     }
 
     /// Opens the snapshot whose files are in `dir`; without its file `memory.rows` it is empty.
     ///
-    /// A file that is not whole and intact is refused as [`Error::Corrupt`].
+    /// Segments keep the identity that they had: what does not change is not new to a checkpoint. Files that
+    /// are not whole and intact are refused as [`Error::Corrupt`].
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(file::NAME);
-        let tables = if path.exists() { file::read(&path)? } else { Tables::new() };
-        Ok(Self::with(path, tables))
+        let (tables, marks) = index::read(dir)?;
+        Ok(Self::with(dir.to_path_buf(), tables, marks))
     }
 
-    fn with(path: PathBuf, mut tables: Tables) -> Self {
-        tables.entry(TableId::SHARD).or_insert_with(|| Rows::new(Table { id: TableId::SHARD, merge: None }));
+    fn with(path: PathBuf, mut tables: Tables, mut marks: Marks) -> Self {
+        let shard = Table { id: TableId::SHARD, merge: None };
+        tables.entry(TableId::SHARD).or_insert_with(|| Rows::new(shard, &mut marks));
         let rows = tables.values().flat_map(|rows| &rows.map);
         let bytes = rows.map(|(key, row)| entry_bytes(key, row)).sum();
-        Self { path, tables, bytes }
+        Self { path, tables, account: Account { bytes, marks } }
     }
 
     fn apply(&mut self, write: Write<'_>) -> Result<()> {
         let table = write.table();
         let rows = self.tables.get_mut(&table).ok_or(Error::NoTable(table))?;
         match write {
-            Write::Put { key, value, .. } => rows.put(&mut self.bytes, key, Bytes::copy_from_slice(value)),
+            Write::Put { key, value, .. } => rows.put(&mut self.account, key, Bytes::copy_from_slice(value)),
             Write::Merge { key, value, .. } => {
                 let refused = Error::Refused { table, detail: "merge into a table without a merge function" };
                 let function = rows.table.merge.ok_or(refused)?;
                 let existing = rows.map.get(key).map(|row| &row[..]);
                 let row = merge::fold(function, existing, [value])
                     .map_err(|err| Error::corrupt(&self.path, format!("row of table {table}: {err}")))?;
-                rows.put(&mut self.bytes, key, Bytes::from(row));
+                rows.put(&mut self.account, key, Bytes::from(row));
             }
-            Write::Delete { key, .. } => rows.remove(&mut self.bytes, key),
+            Write::Delete { key, .. } => rows.remove(&mut self.account, key),
             Write::DeleteRange { start, end, .. } => {
                 let keys: Vec<Key> = rows.range(start, end).map(|(key, _)| key.clone()).collect();
                 for key in keys {
-                    rows.remove(&mut self.bytes, &key);
+                    rows.remove(&mut self.account, &key);
                 }
             }
         }
@@ -109,7 +124,7 @@ impl Read for MemoryBackend {
 
 impl Backend for MemoryBackend {
     fn create_table(&mut self, table: Table) -> Result<()> {
-        self.tables.entry(table.id).or_insert_with(|| Rows::new(table));
+        self.tables.entry(table.id).or_insert_with(|| Rows::new(table, &mut self.account.marks));
         Ok(())
     }
 
@@ -119,7 +134,7 @@ impl Backend for MemoryBackend {
     }
 
     fn freeze(&mut self) -> Result<Box<dyn Frozen>> {
-        Ok(Box::new(FrozenRows(self.tables.clone())))
+        Ok(Box::new(FrozenSegments { tables: self.tables.clone(), whole: self.account.marks.freeze() }))
     }
 
     fn view(&self) -> Result<Arc<dyn View>> {
@@ -155,7 +170,7 @@ impl Backend for MemoryBackend {
     }
 
     fn bytes(&self) -> u64 {
-        self.bytes
+        self.account.bytes
     }
 }
 
@@ -171,8 +186,9 @@ fn scan(tables: &Tables, table: TableId, start: &[u8], end: &[u8], visit: Visito
 }
 
 impl Rows {
-    fn new(table: Table) -> Self {
-        Self { table, map: OrdMap::new(), given_up_ms: i64::MIN }
+    fn new(table: Table, marks: &mut Marks) -> Self {
+        let map = OrdMap::new();
+        Self { table, segments: Segments::of(&map, marks), map, given_up_ms: i64::MIN }
     }
 
     fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Key, &Bytes)> {
@@ -181,19 +197,24 @@ impl Rows {
         self.map.range::<_, [u8]>((Bound::Included(start), Bound::Excluded(end)))
     }
 
-    fn put(&mut self, bytes: &mut u64, key: &[u8], row: Bytes) {
+    fn put(&mut self, account: &mut Account, key: &[u8], row: Bytes) {
+        let is = row_bytes(key, &row);
+        let mut was = 0;
+        account.bytes += entry_bytes(key, &row);
         if let Some(slot) = self.map.get_mut(key) {
-            *bytes = bytes.saturating_sub(entry_bytes(key, slot)) + entry_bytes(key, &row);
+            account.bytes = account.bytes.saturating_sub(entry_bytes(key, slot));
+            was = row_bytes(key, slot);
             *slot = row;
         } else {
-            *bytes += entry_bytes(key, &row);
             self.map.insert(Key::from(key), row);
         }
+        self.segments.change(key, was, is, &self.map, &mut account.marks);
     }
 
-    fn remove(&mut self, bytes: &mut u64, key: &[u8]) {
+    fn remove(&mut self, account: &mut Account, key: &[u8]) {
         if let Some(row) = self.map.remove(key) {
-            *bytes = bytes.saturating_sub(entry_bytes(key, &row));
+            account.bytes = account.bytes.saturating_sub(entry_bytes(key, &row));
+            self.segments.change(key, row_bytes(key, &row), 0, &self.map, &mut account.marks);
         }
     }
 }
@@ -212,18 +233,5 @@ impl Read for FrozenRows {
 
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
         scan(&self.0, table, start, end, visit)
-    }
-}
-
-impl Frozen for FrozenRows {
-    fn write_files(self: Box<Self>, dir: &Path) -> Result<Vec<FrozenFile>> {
-        let length = file::write(dir, &self.0)?;
-        Ok(vec![FrozenFile {
-            name: file::NAME.to_owned(),
-            length,
-            immutable_id: None,
-            smallest_key: Bytes::new(),
-            largest_key: Bytes::new(),
-        }])
     }
 }

@@ -2,7 +2,11 @@
 //! directory later.
 //!
 //! SSTs are linked; the log and the manifest, which go on growing, are copied up to the length they had
-//! at the freeze. The log's unflushed tail is part of the snapshot, so nothing need be flushed.
+//! at the freeze. The log's unflushed tail is part of the snapshot, so nothing need be flushed; where there
+//! is too much of it a flush begins once the barrier has passed, for the snapshots after this one.
+//!
+//! Log and manifest are named by the open database and their number, so an uploaded beginning of one is
+//! known again, and only the rest is new.
 //!
 //! Invariant: from the freeze to the end of the copy RocksDB deletes no file. It counts who wants that,
 //! so any number of snapshots may stand at once.
@@ -16,7 +20,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use rocksdb::{FileType, LiveFilesStorageInfo, LiveFilesStorageInfoOptions};
+use rocksdb::{FileType, FlushOptions, LiveFilesStorageInfo, LiveFilesStorageInfoOptions};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Engine,
@@ -32,6 +37,8 @@ const LISTINGS_MAX: usize = 100;
 pub(super) struct FrozenDb {
     files: Vec<Live>,
     kept: KeptFiles,
+    /// Families to flush.
+    flush: Vec<String>,
 }
 
 struct Live {
@@ -48,31 +55,44 @@ enum What {
     /// Contents to write instead of the file's own, which may be another's already.
     Contents(Vec<u8>),
     /// Grows; only its first bytes belong to the snapshot.
-    Growing,
+    Growing {
+        log: bool,
+    },
 }
 
 impl FrozenDb {
-    /// Freezes the database; the caller keeps it from being written to meanwhile.
-    pub(super) fn new(engine: Arc<Engine>) -> Result<Self> {
+    /// Freezes the database; the caller keeps it from being written to meanwhile. `families` are flushed
+    /// later if the logs have become too long.
+    pub(super) fn new(engine: Arc<Engine>, families: impl Iterator<Item = String>) -> Result<Self> {
         let kept = KeptFiles::new(engine)?;
         let files = list(&kept.engine)?;
-        Ok(Self { files, kept })
+        let logs = files.iter().filter(|file| matches!(file.what, What::Growing { log: true }));
+        let engine = &kept.engine;
+        let flush = engine.log.frozen(logs.map(|file| file.length).sum(), engine.shared.unflushed_log_bytes());
+        Ok(Self { files, kept, flush: if flush { families.collect() } else { Vec::new() } })
+    }
+
+    fn begin_flush(&self) {
+        let engine = &self.kept.engine;
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        let families: Vec<_> = self.flush.iter().filter_map(|name| engine.family(name).ok()).collect();
+        let families: Vec<_> = families.iter().collect();
+        if !families.is_empty() {
+            // It is nothing that this snapshot needs, and what goes wrong with the disk the next write is told.
+            let _ = engine.db.flush_cfs_opt(&families, &options);
+        }
     }
 }
 
 impl Frozen for FrozenDb {
     fn write_files(self: Box<Self>, dir: &Path) -> Result<Vec<FrozenFile>> {
+        self.begin_flush();
         let engine = &self.kept.engine;
         let mut seal = Seal::default();
         let mut frozen = Vec::with_capacity(self.files.len() + 1);
         for file in &self.files {
-            let mut listed = FrozenFile {
-                name: file.name.clone(),
-                length: file.length,
-                immutable_id: None,
-                smallest_key: Bytes::new(),
-                largest_key: Bytes::new(),
-            };
+            let mut listed = FrozenFile { name: file.name.clone(), length: file.length, ..FrozenFile::default() };
             let (from, to) = (engine.path.join(&file.name), dir.join(&file.name));
             match &file.what {
                 What::Sst { smallest_key, largest_key } => {
@@ -85,10 +105,12 @@ impl Frozen for FrozenDb {
                 What::Contents(contents) => {
                     let mut out = Copy::create(engine, &to)?;
                     out.write(contents)?;
+                    listed.growing_id = Some(engine.id_of(&file.name, contents));
                     seal.add(&file.name, file.length, Some(out.finish()?));
                 }
-                What::Growing => {
+                What::Growing { .. } => {
                     let checksum = copy(engine, &from, &to, file.length)?;
+                    listed.growing_id = Some(format!("{}-{}", engine.session, file.name));
                     seal.add(&file.name, file.length, Some(checksum));
                 }
             }
@@ -102,13 +124,19 @@ impl Frozen for FrozenDb {
         frozen.push(FrozenFile {
             name: seal::NAME.to_owned(),
             length: contents.len() as u64,
-            immutable_id: None,
-            smallest_key: Bytes::new(),
-            largest_key: Bytes::new(),
+            growing_id: Some(engine.id_of(seal::NAME, &contents)),
+            ..FrozenFile::default()
         });
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(|err| Error::io(dir, "sync", &err))?;
         engine.ids.retain(|name| self.files.iter().any(|file| file.name == name));
         Ok(frozen)
+    }
+}
+
+impl Engine {
+    /// The identity of a small file that is written anew each time, by its content.
+    fn id_of(&self, name: &str, contents: &[u8]) -> String {
+        format!("{}-{name}-{:032x}", self.session, xxh3_128(contents))
     }
 }
 
@@ -163,7 +191,8 @@ fn live(engine: &Engine, info: &LiveFilesStorageInfo, bounds: &Bounds) -> Result
                 What::Sst { smallest_key, largest_key }
             }
             FileType::CurrentFile => What::Contents(entry.replacement_contents().to_vec()),
-            FileType::DescriptorFile | FileType::WalFile => What::Growing,
+            FileType::DescriptorFile => What::Growing { log: false },
+            FileType::WalFile => What::Growing { log: true },
             // Options are ours to give, at every open.
             FileType::OptionsFile => continue,
             other => return Err(engine.io(format!("file {name} of kind {other:?} in a snapshot"))),

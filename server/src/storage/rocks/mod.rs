@@ -10,6 +10,7 @@ mod clip;
 mod columns;
 mod freeze;
 mod join;
+mod logs;
 mod options;
 mod seal;
 mod sst;
@@ -30,6 +31,7 @@ use rocksdb::{
     BottommostLevelCompaction, BoundColumnFamily, ColumnFamilyDescriptor, CompactOptions, DBWithThreadMode, ErrorKind,
     FlushOptions, MultiThreaded, WriteBatch, WriteOptions,
 };
+use uuid::Uuid;
 
 use super::{Backend, Error, Frozen, Logging, Read, Result, Table, TableId, Visitor, Write, Writes};
 use crate::storage;
@@ -60,6 +62,9 @@ struct Engine {
     db: Db,
     path: PathBuf,
     ids: sst::Ids,
+    /// Tells this open database from every other, and from itself opened again.
+    session: String,
+    log: logs::Log,
     shared: Arc<RocksShared>,
 }
 
@@ -85,7 +90,8 @@ impl RocksBackend {
         // From here on the files change, and the list would only tell of damage that is none.
         seal::remove(dir)?;
         let (path, ids, shared) = (dir.to_path_buf(), sst::Ids::default(), Arc::clone(shared));
-        let engine = Engine { db, path, ids, shared };
+        let (session, log) = (Uuid::new_v4().simple().to_string(), shared.log());
+        let engine = Engine { db, path, ids, session, log, shared };
         Ok(Self {
             engine: Arc::new(engine),
             tables: columns.into_iter().map(|column| (column.table.id, column)).collect(),
@@ -197,7 +203,8 @@ impl Backend for RocksBackend {
         if !self.logged {
             self.flush()?;
         }
-        Ok(Box::new(freeze::FrozenDb::new(Arc::clone(&self.engine))?))
+        let families = self.tables.values().map(|column| column.name.clone());
+        Ok(Box::new(freeze::FrozenDb::new(Arc::clone(&self.engine), families)?))
     }
 
     fn view(&self) -> Result<Arc<dyn storage::View>> {

@@ -19,7 +19,12 @@ use rocksdb::{
     compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
 };
 
-use super::{super::RocksConfig, WalTolerance, columns::Column};
+use super::{
+    super::RocksConfig,
+    WalTolerance,
+    columns::Column,
+    logs::{Log, Logs},
+};
 use crate::storage::{Error, Result, Table, TableId, merge, row};
 
 /// Format of new SSTs; pinned, because [`sst`](super::sst) reads it.
@@ -35,6 +40,7 @@ pub struct RocksShared {
     cache: Cache,
     write_buffers: WriteBufferManager,
     env: Env,
+    logs: Arc<Logs>,
 }
 
 impl RocksShared {
@@ -50,6 +56,7 @@ impl RocksShared {
             cache: Cache::new_hyper_clock_cache(bytes(config.block_cache_bytes), 0),
             write_buffers: WriteBufferManager::new_write_buffer_manager(bytes(config.write_buffer_bytes), false),
             env,
+            logs: Arc::default(),
         }))
     }
 
@@ -61,6 +68,16 @@ impl RocksShared {
     /// Bytes of unflushed writes at present.
     pub fn write_buffer_used(&self) -> usize {
         self.write_buffers.get_usage()
+    }
+
+    /// The log of a database that was opened.
+    pub(super) fn log(&self) -> Log {
+        Log::new(&self.logs)
+    }
+
+    /// Log of all databases together, beyond which a snapshot makes the longest ones flush.
+    pub(super) fn unflushed_log_bytes(&self) -> u64 {
+        self.config.unflushed_log_bytes.0
     }
 
     /// Room that the flush of one table may need.

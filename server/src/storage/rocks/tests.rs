@@ -241,6 +241,56 @@ fn a_freeze_of_a_logged_backend_does_not_flush() {
     assert_eq!(keys(&place.open(&frozen, true, WalTolerance::None).unwrap(), A).len(), 100);
 }
 
+fn growing(files: &[FrozenFile]) -> BTreeMap<String, u64> {
+    files.iter().filter_map(|file| Some((file.growing_id.clone()?, file.length))).collect()
+}
+
+#[test]
+fn log_and_manifest_grow_under_one_identity_and_nothing_changed_is_the_same() {
+    let place = Place::new();
+    let mut backend = place.backend(&place.dir("live"), true);
+    put(&mut backend, Logging::Buffered, A, 1);
+    let (first, files) = place.freeze(&mut backend, "first");
+    let (_, same) = place.freeze(&mut backend, "same");
+    assert_eq!(files, same);
+    assert!(files.iter().all(|file| file.growing_id.is_some() || file.immutable_id.is_some()));
+    put(&mut backend, Logging::Buffered, A, 2);
+    let (later, grown) = place.freeze(&mut backend, "later");
+    let (before, after) = (growing(&files), growing(&grown));
+    let log = files.iter().find(|file| file.name.ends_with(".log")).unwrap();
+    let id = log.growing_id.clone().unwrap();
+    assert!(after[&id] > before[&id]);
+    let (short, long) = (fs::read(first.join(&log.name)).unwrap(), fs::read(later.join(&log.name)).unwrap());
+    assert!(long.starts_with(&short));
+    // The seal is another one; current file and manifest are not.
+    assert_eq!(after.keys().filter(|id| !before.contains_key(*id)).count(), 1);
+    drop(backend);
+    let mut opened = place.open(&first, true, WalTolerance::None).unwrap();
+    let opened = growing(&place.freeze(&mut opened, "opened").1);
+    assert!(opened.keys().all(|id| !before.contains_key(id) && !after.contains_key(id)));
+}
+
+#[test]
+fn a_log_that_is_too_long_is_flushed_after_the_freeze_and_not_before() {
+    let root = tempfile::tempdir().unwrap();
+    let config = RocksConfig { unflushed_log_bytes: bytesize::ByteSize::kib(100), ..RocksConfig::default() };
+    let place = Place { root, shared: RocksShared::new(&config).unwrap() };
+    let mut backend = place.backend(&place.dir("live"), true);
+    (0..100).for_each(|key| put(&mut backend, Logging::Buffered, A, key));
+    assert_eq!(ids(&place.freeze(&mut backend, "short").1).len(), 0);
+    (0..2000).for_each(|key| put(&mut backend, Logging::Buffered, A, key));
+    let (frozen, files) = place.freeze(&mut backend, "long");
+    assert_eq!(ids(&files).len(), 0);
+    // Waits for the flush that has begun: another one has nothing to do.
+    flush(&backend, A);
+    flush(&backend, B);
+    let (_, files) = place.freeze(&mut backend, "flushed");
+    assert_eq!(ids(&files).len(), 1);
+    let logged: u64 = files.iter().filter(|file| file.name.ends_with(".log")).map(|file| file.length).sum();
+    assert!(logged < 100 << 10, "{logged} bytes of log");
+    assert_eq!(keys(&place.open(&frozen, true, WalTolerance::None).unwrap(), A).len(), 2000);
+}
+
 #[test]
 fn identities_stay_and_are_never_another_files() {
     let place = Place::new();
