@@ -14,5 +14,6 @@ pub mod memory;
 pub mod objects;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub mod settings;
 pub mod store;
 pub mod stores;

@@ -4,13 +4,10 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use bytesize::ByteSize;
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
@@ -18,67 +15,7 @@ use super::{
     memory::MemoryStore,
     objects::{Condition, Error, ObjectStore, Result, SharedStore},
 };
-
-/// How stores are reached.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// For `s3://` URLs; read, and of no effect, in a build without S3.
-    pub s3: S3Config,
-}
-
-/// How S3 is reached. Credentials are not here: they come from the environment, the profile files or
-/// the platform, as in every AWS tool.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct S3Config {
-    /// URL of an S3-compatible store; none means Amazon's for the region.
-    pub endpoint: Option<String>,
-    /// Region; none means the one of the environment or profile, else `us-east-1`.
-    pub region: Option<String>,
-    /// Asks for `endpoint/bucket/key` instead of `bucket.endpoint/key`; most S3-compatible stores need it.
-    pub path_style: bool,
-    /// Whether requests carry the additional checksums that some S3-compatible stores refuse.
-    pub checksums: Checksums,
-    /// Time to connect.
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
-    /// Time for one attempt, from its first byte to the last byte of its answer.
-    #[serde(with = "humantime_serde")]
-    pub attempt_timeout: Duration,
-    /// Attempts of a call that is safe to retry, the first included.
-    pub attempts_max: u32,
-    /// Size of the parts of a large upload, at least 5 MiB.
-    pub part_size: ByteSize,
-    /// Parts that are in memory and on their way at the same time, over all uploads.
-    pub parts_parallel: usize,
-}
-
-/// When additional checksums are sent and checked. What is stored carries checksums of its own either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Checksums {
-    /// Only where S3 demands them: understood by every S3-compatible store.
-    WhenRequired,
-    /// Wherever Amazon's S3 knows them.
-    WhenSupported,
-}
-
-impl Default for S3Config {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            region: None,
-            path_style: false,
-            checksums: Checksums::WhenRequired,
-            connect_timeout: Duration::from_secs(5),
-            attempt_timeout: Duration::from_secs(60),
-            attempts_max: 5,
-            part_size: ByteSize::mib(16),
-            parts_parallel: 8,
-        }
-    }
-}
+pub use super::settings::{Checksums, Encryption, S3Config, StorageClass, StoreConfig};
 
 /// Opens the store of a URL: `file:///dir` or `/dir`, `s3://bucket/prefix`, `memory://name`.
 ///
@@ -246,16 +183,5 @@ mod tests {
             prove(store.as_ref(), "cluster/").await.unwrap();
             assert_eq!(store.list("").await.unwrap(), []);
         }
-    }
-
-    #[test]
-    fn an_empty_section_is_valid_and_a_misspelt_key_is_not() {
-        assert_eq!(toml::from_str::<StoreConfig>("").unwrap(), StoreConfig::default());
-        let config: StoreConfig =
-            toml::from_str("[s3]\nchecksums = \"when_supported\"\npart_size = \"8MiB\"\nattempt_timeout = \"3s\"")
-                .unwrap();
-        assert_eq!(config.s3.checksums, Checksums::WhenSupported);
-        assert_eq!(config.s3.part_size, ByteSize::mib(8));
-        assert!(toml::from_str::<StoreConfig>("[s3]\nendpiont = \"x\"").is_err());
     }
 }
