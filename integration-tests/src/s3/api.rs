@@ -76,8 +76,11 @@ impl S3 for Api {
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        let GetObjectInput { bucket, key, range, checksum_mode, .. } = request.input;
+        let GetObjectInput { bucket, key, range, checksum_mode, if_match, .. } = request.input;
         let Stored { bytes, etag, modified, about } = self.0.get(&bucket, &key)?;
+        if if_match.is_some_and(|wanted| wanted.as_etag().is_some_and(|wanted| wanted.value() != etag)) {
+            return Err(s3_error!(PreconditionFailed));
+        }
         let total = bytes.len() as u64;
         let mut output = GetObjectOutput {
             accept_ranges: Some("bytes".into()),

@@ -5,8 +5,10 @@
 //! which call fails how, [`serve`] does it and writes the log.
 
 mod api;
+mod bodies;
 mod buckets;
 pub mod faults;
+mod keys;
 mod serve;
 
 use std::{
@@ -20,10 +22,11 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use self::{buckets::Buckets, faults::Faults, serve::Service};
 pub use self::{
     faults::{Fault, Operation, Rule, When},
+    keys::Keys,
     serve::Logged,
 };
 
-/// The one access key that the server knows.
+/// The access key that the server knows from the start.
 pub const ACCESS_KEY_ID: &str = "forebay";
 /// The secret of [`ACCESS_KEY_ID`].
 pub const SECRET_ACCESS_KEY: &str = "forebay-secret";
@@ -67,6 +70,11 @@ impl S3Server {
     /// Which calls fail.
     pub fn faults(&self) -> &Faults {
         &self.service.faults
+    }
+
+    /// Who may call.
+    pub fn keys_allowed(&self) -> &Keys {
+        &self.service.keys
     }
 
     /// Every call so far, in the order of their ends.

@@ -168,11 +168,13 @@ impl ObjectStore for S3Store {
 
     async fn delete(&self, path: &str) -> Result<()> {
         let key = self.key(path)?;
-        let request = self.client.delete_object().bucket(&self.bucket).key(key);
+        let request = self.client.delete_object().bucket(&self.bucket).key(&key);
         match self.send(|| request.clone().send()).await {
             Ok(_) => Ok(()),
             Err(err) => match self.read_error(path, &err) {
-                Error::NotFound { .. } => Ok(()),
+                // S3 does not say so of a delete; some stores do, and may lag behind.
+                Error::NotFound { .. } if self.is_absent(&key).await => Ok(()),
+                Error::NotFound { .. } => Err(self.unavailable(path, "it is said to be absent, and is there".into())),
                 err => Err(err),
             },
         }

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub struct StoreConfig {
     /// For `s3://` URLs; read, and of no effect, in a build without S3.
     pub s3: S3Config,
+    /// For `gs://` URLs; read, and of no effect, in a build without Google Cloud Storage.
+    pub gcs: CloudConfig,
+    /// For `az://` URLs; read, and of no effect, in a build without Azure.
+    pub azure: CloudConfig,
 }
 
 /// How S3 is reached. Credentials are not here: they come from the environment, the profile files or
@@ -45,6 +49,58 @@ pub struct S3Config {
     pub part_size: ByteSize,
     /// Parts that are in memory and on their way at the same time, over all uploads.
     pub parts_parallel: usize,
+}
+
+/// How Google Cloud Storage or Azure Blob Storage is reached. Credentials come from the environment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CloudConfig {
+    /// URL of the service; none means the provider's own.
+    pub endpoint: Option<String>,
+    /// Azure's storage account; none means the one of the environment.
+    pub account: Option<String>,
+    /// Whether requests go without credentials.
+    pub anonymous: bool,
+    /// Time to connect.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Time for one attempt, from its first byte to the last byte of its answer.
+    #[serde(with = "humantime_serde")]
+    pub attempt_timeout: Duration,
+    /// Attempts of a call that is safe to retry, the first included.
+    pub attempts_max: u32,
+    /// Size of the parts of a large upload, at least 5 MiB.
+    pub part_size: ByteSize,
+    /// Parts that are in memory and on their way at the same time, over all uploads.
+    pub parts_parallel: usize,
+}
+
+impl CloudConfig {
+    /// What is wrong with it.
+    pub fn fault(&self) -> Option<String> {
+        if self.part_size.as_u64() < 5 << 20 {
+            return Some(format!("part_size is {}, allowed is at least 5 MiB", self.part_size));
+        }
+        let zero = self.parts_parallel == 0 || self.attempts_max == 0;
+        zero.then(|| "parts_parallel and attempts_max must be at least 1".into())
+    }
+}
+
+impl Default for CloudConfig {
+    fn default() -> Self {
+        let S3Config { connect_timeout, attempt_timeout, attempts_max, part_size, parts_parallel, .. } =
+            S3Config::default();
+        Self {
+            endpoint: None,
+            account: None,
+            anonymous: false,
+            connect_timeout,
+            attempt_timeout,
+            attempts_max,
+            part_size,
+            parts_parallel,
+        }
+    }
 }
 
 /// When additional checksums are sent and checked. What is stored carries checksums of its own either way.

@@ -10,14 +10,15 @@ use bytes::Bytes;
 use futures::future::join_all;
 use uuid::Uuid;
 
+pub use super::settings::{Checksums, CloudConfig, Encryption, S3Config, StorageClass, StoreConfig};
 use super::{
     local::LocalStore,
     memory::MemoryStore,
     objects::{Condition, Error, ObjectStore, Result, SharedStore},
 };
-pub use super::settings::{Checksums, Encryption, S3Config, StorageClass, StoreConfig};
 
-/// Opens the store of a URL: `file:///dir` or `/dir`, `s3://bucket/prefix`, `memory://name`.
+/// Opens the store of a URL: `file:///dir` or `/dir`, `s3://bucket/prefix`, `gs://bucket/prefix`,
+/// `az://container/prefix`, `memory://name`.
 ///
 /// The same `memory://name` is the same store all over this process, as long as somebody holds it;
 /// without a name it is a new one.
@@ -27,9 +28,12 @@ pub async fn open(url: &str, config: &StoreConfig) -> Result<SharedStore> {
         None if url.starts_with('/') => Ok(Arc::new(LocalStore::open(Path::new(url))?)),
         Some(("memory", name)) => Ok(open_memory(name)),
         Some(("s3", _)) => open_s3(url, &config.s3).await,
+        Some(("gs", _)) => open_gcs(url, &config.gcs),
+        Some(("az", _)) => open_azure(url, &config.azure),
         _ => Err(refused(
             url,
-            "not the URL of a store: use s3://bucket/prefix, file:///absolute/directory or an absolute directory",
+            "not the URL of a store: use s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, \
+             file:///absolute/directory or an absolute directory",
         )),
     }
 }
@@ -46,6 +50,26 @@ async fn open_s3(url: &str, config: &S3Config) -> Result<SharedStore> {
 #[cfg(not(feature = "s3"))]
 async fn open_s3(url: &str, _: &S3Config) -> Result<SharedStore> {
     Err(refused(url, "this build has no S3: build it with `--features s3`"))
+}
+
+#[cfg(feature = "gcs")]
+fn open_gcs(url: &str, config: &CloudConfig) -> Result<SharedStore> {
+    Ok(Arc::new(super::others::OtherStore::open_gcs(url, config)?))
+}
+
+#[cfg(not(feature = "gcs"))]
+fn open_gcs(url: &str, _: &CloudConfig) -> Result<SharedStore> {
+    Err(refused(url, "this build has no Google Cloud Storage: build it with `--features gcs`"))
+}
+
+#[cfg(feature = "azure")]
+fn open_azure(url: &str, config: &CloudConfig) -> Result<SharedStore> {
+    Ok(Arc::new(super::others::OtherStore::open_azure(url, config)?))
+}
+
+#[cfg(not(feature = "azure"))]
+fn open_azure(url: &str, _: &CloudConfig) -> Result<SharedStore> {
+    Err(refused(url, "this build has no Azure: build it with `--features azure`"))
 }
 
 fn open_memory(name: &str) -> SharedStore {
@@ -150,7 +174,7 @@ mod tests {
         assert_eq!(open(plain, &config).await.unwrap().url(), format!("file://{plain}"));
         assert_eq!(open(&format!("file://{plain}"), &config).await.unwrap().url(), format!("file://{plain}"));
         assert_eq!(open("memory://", &config).await.unwrap().url(), "memory://");
-        for url in ["", "relative/dir", "file://relative", "gs://bucket", "http://x"] {
+        for url in ["", "relative/dir", "file://relative", "ftp://bucket", "http://x"] {
             let err = open(url, &config).await.unwrap_err();
             assert!(matches!(&err, Error::Refused { .. }), "{err}");
             assert!(err.to_string().contains("use s3://bucket/prefix"), "{err}");
@@ -162,6 +186,15 @@ mod tests {
     async fn a_build_without_s3_says_so() {
         let err = open("s3://bucket/prefix", &StoreConfig::default()).await.unwrap_err();
         assert!(err.to_string().contains("--features s3"), "{err}");
+    }
+
+    #[cfg(not(any(feature = "gcs", feature = "azure")))]
+    #[tokio::test]
+    async fn a_build_without_the_other_clouds_says_so() {
+        for (url, feature) in [("gs://bucket/prefix", "gcs"), ("az://container/prefix", "azure")] {
+            let err = open(url, &StoreConfig::default()).await.unwrap_err();
+            assert!(err.to_string().contains(&format!("--features {feature}")), "{err}");
+        }
     }
 
     #[tokio::test]

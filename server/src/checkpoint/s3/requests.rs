@@ -37,6 +37,13 @@ impl S3Store {
         }
     }
 
+    /// Whether the store clearly says that there is no such object.
+    pub(super) async fn is_absent(&self, key: &str) -> bool {
+        let request = self.client.head_object().bucket(&self.bucket).key(key);
+        let found = self.send(|| request.clone().send()).await;
+        found.is_err_and(|err| err.raw_response().is_some_and(|response| response.status().as_u16() == 404))
+    }
+
     /// A request to write an object.
     pub(super) fn put_request(&self, key: &str, bytes: &Bytes) -> PutObjectFluentBuilder {
         let (sse, key_id) = self.encryption();
