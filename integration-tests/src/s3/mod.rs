@@ -49,9 +49,19 @@ impl S3Server {
 
     /// Starts a server at an address.
     pub async fn start_at(address: SocketAddr, bucket: &str) -> std::io::Result<Self> {
+        Self::listen(address, bucket, true).await
+    }
+
+    /// Starts a server that anybody may call, as Google's XML API is called: that is S3's, but for the conditions,
+    /// which are of generations.
+    pub async fn start_as_google(bucket: &str) -> std::io::Result<Self> {
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), bucket, false).await
+    }
+
+    async fn listen(address: SocketAddr, bucket: &str, signed: bool) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let service = Arc::new(Service::new());
+        let service = Arc::new(Service::new(signed));
         service.buckets.create(bucket);
         let accepting = tokio::spawn(serve::accept(listener, Arc::clone(&service)));
         Ok(Self { address, service, accepting })

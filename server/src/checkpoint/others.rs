@@ -132,6 +132,7 @@ impl OtherStore {
             Of::PermissionDenied { .. } | Of::Unauthenticated { .. } => {
                 self.refused(path, format!("{detail}: check the credentials and the bucket's policy"))
             }
+            _ if is_client_error(&detail) => self.refused(path, detail),
             Of::InvalidPath { .. } | Of::NotSupported { .. } | Of::NotImplemented { .. } => self.refused(path, detail),
             _ => Error::Unavailable { store: self.url.clone(), path: path.into(), detail },
         }
@@ -240,6 +241,13 @@ fn options(config: &CloudConfig) -> ClientOptions {
         .with_connect_timeout(config.connect_timeout)
         .with_timeout(config.attempt_timeout)
         .with_allow_http(config.endpoint.as_ref().is_some_and(|url| url.starts_with("http://")))
+}
+
+/// Whether the store calls the request wrong. The crate keeps the status in its text only; should it ever say
+/// otherwise, the store is called unavailable: harmless.
+fn is_client_error(detail: &str) -> bool {
+    let status = detail.split_once("status code: ").map_or("", |(_, status)| status);
+    status.starts_with('4') && !status.starts_with("408") && !status.starts_with("429")
 }
 
 /// Whether a request did not leave this process.
