@@ -138,9 +138,7 @@ impl ObjectStore for S3Store {
         let mut found = Vec::new();
         let mut token = None;
         loop {
-            let request = self.client.list_objects_v2().bucket(&self.bucket);
-            let request = request.prefix(format!("{}{prefix}", self.prefix)).set_continuation_token(token);
-            let page = self.send(|| request.clone().send()).await.map_err(|err| self.write_error(prefix, &err))?;
+            let page = self.page(prefix, token).await?;
             for object in page.contents() {
                 let path = object.key().and_then(|key| key.strip_prefix(&self.prefix));
                 // Others' folder markers (`a/`) and the like are no objects of ours.

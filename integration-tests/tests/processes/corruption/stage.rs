@@ -98,7 +98,7 @@ impl Row {
     async fn sibling(self, scene: &Scene, first: &v1::Manifest) -> Part {
         match self {
             Self::Manifest => {
-                let checkpoints = scene.api.checkpoints("job").await.unwrap().checkpoints;
+                let checkpoints = scene.api.checkpoints("job").await.unwrap().completed;
                 let other = checkpoints.iter().find(|entry| entry.id == first.checkpoint).expect("it is retained");
                 Part::whole(scene.path(&other.manifest))
             }

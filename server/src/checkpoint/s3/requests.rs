@@ -2,14 +2,14 @@
 
 use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
-    operation::put_object::builders::PutObjectFluentBuilder,
+    operation::{list_objects_v2::ListObjectsV2Output, put_object::builders::PutObjectFluentBuilder},
     primitives::ByteStream,
     types::{self, ServerSideEncryption},
 };
 use backon::BackoffBuilder;
 use bytes::Bytes;
 
-use super::{Encryption, S3Store, StorageClass, credentials};
+use super::{super::objects, Encryption, S3Store, StorageClass, credentials};
 
 impl S3Store {
     /// Sends a request, again with credentials that are read anew where the store blames the old ones.
@@ -42,6 +42,27 @@ impl S3Store {
         let request = self.client.head_object().bucket(&self.bucket).key(key);
         let found = self.send(|| request.clone().send()).await;
         found.is_err_and(|err| err.raw_response().is_some_and(|response| response.status().as_u16() == 404))
+    }
+
+    /// One page of a listing, whole: the SDK reads what is left of one that was cut off on the way, down to
+    /// nothing, as a listing of fewer objects. The count tells.
+    pub(super) async fn page(&self, prefix: &str, token: Option<String>) -> objects::Result<ListObjectsV2Output> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket);
+        let request = request.prefix(format!("{}{prefix}", self.prefix)).set_continuation_token(token);
+        let mut delays = self.backoff().build();
+        loop {
+            let page = self.send(|| request.clone().send()).await.map_err(|err| self.write_error(prefix, &err))?;
+            let found = page.contents().len();
+            if page.key_count.is_some_and(|wanted| usize::try_from(wanted) == Ok(found)) && page.is_truncated.is_some()
+            {
+                return Ok(page);
+            }
+            let cut = || {
+                let wanted = page.key_count.map_or("an unknown number of".to_owned(), |wanted| wanted.to_string());
+                self.unavailable("a listing", format!("it was cut off: it has {found} keys, not {wanted}"))
+            };
+            tokio::time::sleep(delays.next().ok_or_else(cut)?).await;
+        }
     }
 
     /// A request to write an object.
