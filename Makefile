@@ -60,8 +60,8 @@ test:
 	cargo test $(SIMULATION) --test state_model seeded
 	cargo test --release --locked -p forebay-server --no-default-features --features seeded-bugs --lib coordinator
 
-# All cells of the matrices. The state model under 10,000 random sequences per backend, and lists of 10 million elements. Uploads, compactions,
-# subsumed checkpoints and collections at maximum rate for 10 minutes.
+# The state model under 10,000 random sequences per backend, and lists of 10 million elements. Uploads, compactions,
+# subsumed checkpoints and collections at maximum rate for 10 minutes. All cells of the matrices.
 test-long: setup
 	$(BUILD)
 	FOREBAY_CASES=$(CASES) FOREBAY_ELEMENTS=10000000 \
