@@ -26,7 +26,8 @@ fn conditions<T>(
         Some(_) => Conditions::default(),
         None => {
             let generation = request.headers.get("x-goog-if-generation-match");
-            let generation = generation.and_then(|value| value.to_str().ok()?.parse().ok());
+            // One that is no number is nobody's.
+            let generation = generation.map(|value| value.to_str().unwrap_or_default().parse().unwrap_or(u64::MAX));
             Conditions { if_match, if_none_match, generation }
         }
     }

@@ -57,6 +57,7 @@ pub(super) struct Service {
     pub buckets: SharedBuckets,
     pub faults: Faults,
     pub keys: Keys,
+    signed: bool,
     s3: S3Service,
     log: Mutex<Vec<Logged>>,
 }
@@ -70,7 +71,7 @@ impl Service {
         if signed {
             builder.set_auth(keys.clone());
         }
-        Self { buckets, faults: Faults::new(), keys, s3: builder.build(), log: Mutex::default() }
+        Self { buckets, faults: Faults::new(), keys, signed, s3: builder.build(), log: Mutex::default() }
     }
 
     fn entries(&self) -> MutexGuard<'_, Vec<Logged>> {
@@ -107,6 +108,9 @@ impl Service {
 
     async fn answer(&self, mut request: Request<Body>, fault: Option<Fault>) -> Result<Response<Body>, Cut> {
         let writes = request.method() == Method::PUT;
+        if !self.signed {
+            request.headers_mut().remove("authorization"); // a token, which S3 does not know
+        }
         match fault {
             Some(Fault::DropBefore) => return Err(Cut),
             Some(Fault::Stall(time)) => tokio::time::sleep(time).await,
@@ -253,7 +257,9 @@ fn signer(request: &Request<Incoming>) -> String {
 }
 
 fn headers(request: &Request<Incoming>) -> BTreeMap<String, String> {
-    let of_s3 = |name: &str| name.starts_with("x-amz-") || name == "range" || name.starts_with("if-");
+    let of_s3 = |name: &str| {
+        name.starts_with("x-amz-") || name.starts_with("x-goog-") || name == "range" || name.starts_with("if-")
+    };
     let found = request.headers().iter().filter(|(name, _)| of_s3(name.as_str()));
     found.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
 }

@@ -105,12 +105,17 @@ impl OtherStore {
             .ok_or_else(|| Error::Unsafe { store: self.url.clone(), fault: format!("answers without {what}") })
     }
 
-    fn mode(&self, condition: &Condition) -> PutMode {
-        let update = |e_tag, version| PutMode::Update(UpdateVersion { e_tag, version });
+    /// None: the version is of no object in this store.
+    fn mode(&self, condition: &Condition) -> Option<PutMode> {
+        let update = |e_tag, version| Some(PutMode::Update(UpdateVersion { e_tag, version }));
         match (condition, self.compares) {
-            (Condition::Absent, _) => PutMode::Create,
+            (Condition::Absent, _) => Some(PutMode::Create),
+            // Google calls a request wrong whose generation is no number; 0 would mean "absent".
             #[cfg(feature = "gcs")]
-            (Condition::Is(Version(generation)), Compares::Generation) => update(None, Some(generation.clone())),
+            (Condition::Is(Version(generation)), Compares::Generation) => match generation.parse::<u64>() {
+                Ok(1..) => update(None, Some(generation.clone())),
+                _ => None,
+            },
             #[cfg(feature = "azure")]
             (Condition::Is(Version(e_tag)), Compares::Etag) => update(Some(e_tag.clone()), None),
         }
@@ -125,7 +130,7 @@ impl OtherStore {
         use object_store::Error as Of;
         let detail = chain(err);
         match err {
-            Of::NotFound { .. } if detail.contains("bucket") || detail.contains("ContainerNotFound") => {
+            _ if NO_BUCKET.iter().any(|code| detail.contains(code)) => {
                 self.refused(path, format!("{detail}: create the bucket or correct the directory in the configuration"))
             }
             Of::NotFound { .. } => Error::NotFound { path: path.into() },
@@ -157,7 +162,8 @@ impl ObjectStore for OtherStore {
     async fn put_if(&self, path: &str, bytes: Bytes, condition: &Condition) -> Result<Version> {
         use object_store::Error as Of;
         let location = self.location(path)?;
-        let options = PutOptions { mode: self.mode(condition), ..PutOptions::default() };
+        let Some(mode) = self.mode(condition) else { return Err(Error::Conflict { path: path.into() }) };
+        let options = PutOptions { mode, ..PutOptions::default() };
         match self.once.put_opts(&location, bytes.into(), options).await {
             Ok(put) => self.version(put.e_tag, put.version),
             Err(Of::AlreadyExists { .. } | Of::Precondition { .. }) => Err(Error::Conflict { path: path.into() }),
@@ -242,6 +248,9 @@ fn options(config: &CloudConfig) -> ClientOptions {
         .with_timeout(config.attempt_timeout)
         .with_allow_http(config.endpoint.as_ref().is_some_and(|url| url.starts_with("http://")))
 }
+
+/// What Google and Azure call it if there is no bucket or container.
+const NO_BUCKET: [&str; 2] = ["NoSuchBucket", "ContainerNotFound"];
 
 /// Whether the store calls the request wrong. The crate keeps the status in its text only; should it ever say
 /// otherwise, the store is called unavailable: harmless.

@@ -79,7 +79,12 @@ impl Stage {
             loop {
                 match api.get(job.at("last", "N7")).await {
                     Ok(_) => return None,
-                    Err(status) if matches!(status.code(), Code::DataLoss | Code::NotFound) => return Some(status),
+                    Err(status) if status.code() == Code::DataLoss => return Some(status),
+                    // A server that has just started does not know its jobs yet; the coordinator, once it serves, does.
+                    Err(status) if status.code() == Code::NotFound => match api.describe("job").await {
+                        Err(status) if status.code() == Code::NotFound => return Some(status),
+                        _ => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+                    },
                     Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
                 }
             }

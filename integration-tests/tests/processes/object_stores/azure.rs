@@ -75,12 +75,12 @@ async fn the_azure_store_conforms_against_azurite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_of_azure_to_a_conditional_write_is_ambiguous_and_never_repeated() {
     let azurite = tokio::task::spawn_blocking(start).await.unwrap();
-    let proxy = super::lossy::Lossy::before(&azurite.endpoint).await;
+    let proxy = lossy::Lossy::before(&azurite.endpoint).await;
     let config = CloudConfig {
         endpoint: Some(format!("{}/{ACCOUNT}", proxy.endpoint())),
         attempt_timeout: Duration::from_secs(3),
         ..config(&azurite)
     };
     let store = OtherStore::open_azure_with_key("az://state", &config, ACCOUNT, KEY).unwrap();
-    super::lossy::check(&store, &proxy).await;
+    lossy::check(&store, &proxy).await;
 }

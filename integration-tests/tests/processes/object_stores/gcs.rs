@@ -72,7 +72,7 @@ async fn a_lost_answer_of_google_to_a_conditional_write_is_ambiguous_and_never_r
         (Fault::StallAfter(Duration::from_secs(60)), true),
     ];
     for (n, (fault, in_force)) in faults.into_iter().enumerate() {
-        let path = format!("head-{n}");
+        let path = format!("head{n}"); // no sign that the crate escapes in the URL
         server.faults().add(Rule::new(fault).of(Operation::Put).on(&path).when(When::First(1)));
         let fired = server.faults().fired();
         let result = store.put_if(&path, Bytes::from_static(b"1"), &Condition::Absent).await;

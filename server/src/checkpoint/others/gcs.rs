@@ -20,6 +20,10 @@ impl OtherStore {
                 .with_retry(retries)
                 .with_client_options(options(config))
                 .with_skip_signature(config.anonymous);
+            if config.anonymous {
+                // The crate asks for a token in writes, although it is told to leave signatures out.
+                builder = builder.with_bearer_token("anonymous");
+            }
             if let Some(endpoint) = &config.endpoint {
                 builder = builder.with_base_url(endpoint);
             }
