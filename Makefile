@@ -21,6 +21,8 @@ RUNS ?= 5
 TARGET ?= packed_ops
 TIME ?= 60
 CASES ?= 10000
+# Which tenth of the matrices `make test` takes; each commit takes the next.
+MATRIX ?= $(or $(shell git rev-list --count HEAD 2>/dev/null),0)
 
 BUILD := cargo build --release --workspace --bins --examples --locked
 MEMORY := --no-default-features
@@ -53,19 +55,21 @@ test:
 	cargo fmt --all --check
 	$(CACHE)/venv/bin/buf lint proto
 	$(BUILD)
-	cargo test --release --workspace --locked
+	FOREBAY_MATRIX=$(MATRIX) cargo test --release --workspace --locked
 	cargo test $(SIMULATION) --test simulation
 	cargo test $(SIMULATION) --test state_model seeded
 	cargo test --release --locked -p forebay-server --no-default-features --features seeded-bugs --lib coordinator
 
 # The state model under 10,000 random sequences per backend, and lists of 10 million elements. Uploads, compactions,
-# subsumed checkpoints and collections at maximum rate for 10 minutes.
+# subsumed checkpoints and collections at maximum rate for 10 minutes. All cells of the matrices.
 test-long: setup
 	$(BUILD)
 	FOREBAY_CASES=$(CASES) FOREBAY_ELEMENTS=10000000 \
 	    cargo test --release --locked -p forebay-integration-tests --test state_model --test long_list
 	FOREBAY_ENDURANCE=600 cargo test --release --locked -p forebay-integration-tests --test processes \
 	    no_file_is_lost_at_maximum_rate -- --nocapture
+	FOREBAY_MATRIX=all cargo test --release --locked -p forebay-integration-tests --test processes corruption::matrix
+	FOREBAY_MATRIX=all cargo test --release --locked -p forebay-integration-tests --test processes object_stores::matrix
 
 simulate:
 	deploy/setup.sh

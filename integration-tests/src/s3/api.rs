@@ -8,7 +8,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
     REGION, SharedBuckets,
-    buckets::{About, Conditions, Stored},
+    buckets::{About, Conditions, Stored, Written},
 };
 
 /// Put into a request's extensions by a fault: the store forgets to look at conditions.
@@ -24,8 +24,20 @@ fn conditions<T>(
 ) -> Conditions {
     match request.extensions.get::<ConditionsIgnored>() {
         Some(_) => Conditions::default(),
-        None => Conditions { if_match, if_none_match },
+        None => {
+            let generation = request.headers.get("x-goog-if-generation-match");
+            // One that is no number is nobody's.
+            let generation = generation.map(|value| value.to_str().unwrap_or_default().parse().unwrap_or(u64::MAX));
+            Conditions { if_match, if_none_match, generation }
+        }
     }
+}
+
+/// An answer that says a generation, as Google's store does.
+fn answer<T>(output: T, generation: u64) -> S3Response<T> {
+    let mut response = S3Response::new(output);
+    response.headers.insert("x-goog-generation", generation.into());
+    response
 }
 
 async fn whole(body: Option<StreamingBlob>) -> S3Result<Bytes> {
@@ -71,13 +83,16 @@ impl S3 for Api {
         let conditions = conditions(&request, if_match, if_none_match);
         let PutObjectInput { bucket, key, metadata, checksum_crc32, .. } = request.input;
         let about = About { metadata, crc32: checksum_crc32 };
-        let etag = self.0.put(&bucket, &key, bytes, about, &conditions)?;
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+        let Written { etag, generation } = self.0.put(&bucket, &key, bytes, about, &conditions)?;
+        Ok(answer(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }, generation))
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        let GetObjectInput { bucket, key, range, checksum_mode, .. } = request.input;
-        let Stored { bytes, etag, modified, about } = self.0.get(&bucket, &key)?;
+        let GetObjectInput { bucket, key, range, checksum_mode, if_match, .. } = request.input;
+        let Stored { bytes, etag, generation, modified, about } = self.0.get(&bucket, &key)?;
+        if if_match.is_some_and(|wanted| wanted.as_etag().is_some_and(|wanted| wanted.value() != etag)) {
+            return Err(s3_error!(PreconditionFailed));
+        }
         let total = bytes.len() as u64;
         let mut output = GetObjectOutput {
             accept_ranges: Some("bytes".into()),
@@ -99,11 +114,12 @@ impl S3 for Api {
         };
         output.content_length = Some(bytes.len() as i64);
         output.body = Some(s3s::Body::from(bytes).into());
-        Ok(S3Response::new(output))
+        Ok(answer(output, generation))
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-        let Stored { bytes, etag, modified, about } = self.0.get(&request.input.bucket, &request.input.key)?;
+        let Stored { bytes, etag, generation, modified, about } =
+            self.0.get(&request.input.bucket, &request.input.key)?;
         let output = HeadObjectOutput {
             content_length: Some(bytes.len() as i64),
             e_tag: Some(ETag::Strong(etag)),
@@ -111,7 +127,7 @@ impl S3 for Api {
             metadata: about.metadata,
             ..Default::default()
         };
-        Ok(S3Response::new(output))
+        Ok(answer(output, generation))
     }
 
     async fn list_objects_v2(
@@ -196,13 +212,14 @@ impl S3 for Api {
         let conditions = conditions(&request, if_match, if_none_match);
         let CompleteMultipartUploadInput { bucket, key, upload_id, multipart_upload, .. } = request.input;
         let parts = multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
-        let etag = self.0.complete_upload(&upload_id, &parts, &conditions)?;
-        Ok(S3Response::new(CompleteMultipartUploadOutput {
+        let Written { etag, generation } = self.0.complete_upload(&upload_id, &parts, &conditions)?;
+        let output = CompleteMultipartUploadOutput {
             bucket: Some(bucket),
             key: Some(key),
             e_tag: Some(ETag::Strong(etag)),
             ..Default::default()
-        }))
+        };
+        Ok(answer(output, generation))
     }
 
     async fn abort_multipart_upload(

@@ -23,6 +23,8 @@ pub(super) struct Buckets(Mutex<State>);
 struct State {
     buckets: BTreeMap<String, BTreeMap<String, Stored>>,
     uploads: HashMap<String, Upload>,
+    /// The last one given.
+    generation: u64,
 }
 
 /// An object.
@@ -31,8 +33,17 @@ pub(super) struct Stored {
     pub bytes: Bytes,
     /// As in S3 it depends on the content only, so A → B → A has the ETag of A again.
     pub etag: String,
+    /// As in Google's store every write has its own, and the later one the greater.
+    pub generation: u64,
     pub modified: SystemTime,
     pub about: About,
+}
+
+/// What the store says of a write.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub etag: String,
+    pub generation: u64,
 }
 
 /// What a client says of an object.
@@ -55,6 +66,8 @@ struct Upload {
 pub(super) struct Conditions {
     pub if_match: Option<dto::ETagCondition>,
     pub if_none_match: Option<dto::ETagCondition>,
+    /// The generation that must be there; 0 for none.
+    pub generation: Option<u64>,
 }
 
 impl Conditions {
@@ -62,6 +75,9 @@ impl Conditions {
         let is = |condition: &dto::ETagCondition, found: &Stored| {
             condition.as_etag().is_none_or(|etag| etag.value() == found.etag)
         };
+        if self.generation.is_some_and(|wanted| wanted != found.map_or(0, |found| found.generation)) {
+            return Err(s3_error!(PreconditionFailed));
+        }
         match (&self.if_match, found) {
             (Some(_), None) => return Err(s3_error!(NoSuchKey)),
             (Some(condition), Some(found)) if !is(condition, found) => {
@@ -81,12 +97,14 @@ impl State {
         self.buckets.get_mut(name).ok_or_else(|| s3_error!(NoSuchBucket, "no bucket {name}"))
     }
 
-    fn write(&mut self, bucket: &str, key: &str, stored: Stored, conditions: &Conditions) -> S3Result<String> {
+    fn write(&mut self, bucket: &str, key: &str, stored: Stored, conditions: &Conditions) -> S3Result<Written> {
+        let generation = self.generation + 1;
         let objects = self.bucket(bucket)?;
         conditions.check(objects.get(key))?;
         let etag = stored.etag.clone();
-        objects.insert(key.into(), stored);
-        Ok(etag)
+        objects.insert(key.into(), Stored { generation, ..stored });
+        self.generation = generation;
+        Ok(Written { etag, generation })
     }
 }
 
@@ -111,7 +129,7 @@ impl Buckets {
         self.state().bucket(bucket)?.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey, "no object {key}"))
     }
 
-    /// Writes an object and returns its ETag.
+    /// Writes an object.
     pub(super) fn put(
         &self,
         bucket: &str,
@@ -119,8 +137,8 @@ impl Buckets {
         bytes: Bytes,
         about: About,
         conditions: &Conditions,
-    ) -> S3Result<String> {
-        let stored = Stored { etag: etag(&bytes), bytes, modified: now(), about };
+    ) -> S3Result<Written> {
+        let stored = Stored { etag: etag(&bytes), generation: 0, bytes, modified: now(), about };
         self.state().write(bucket, key, stored, conditions)
     }
 
@@ -171,7 +189,7 @@ impl Buckets {
         id: &str,
         wanted: &[dto::CompletedPart],
         conditions: &Conditions,
-    ) -> S3Result<String> {
+    ) -> S3Result<Written> {
         let mut state = self.state();
         let upload = state.uploads.get(id).ok_or_else(|| s3_error!(NoSuchUpload))?;
         let mut bytes = BytesMut::new();
@@ -194,14 +212,15 @@ impl Buckets {
         let bytes = bytes.freeze();
         let stored = Stored {
             etag: format!("{}-{}", etag(&bytes), wanted.len()),
+            generation: 0,
             bytes,
             modified: now(),
             about: upload.about.clone(),
         };
         let (bucket, key) = (upload.bucket.clone(), upload.key.clone());
-        let etag = state.write(&bucket, &key, stored, conditions)?;
+        let written = state.write(&bucket, &key, stored, conditions)?;
         state.uploads.remove(id);
-        Ok(etag)
+        Ok(written)
     }
 
     pub(super) fn abort_upload(&self, id: &str) -> S3Result {
@@ -222,8 +241,10 @@ impl Buckets {
 
     pub(super) fn tamper(&self, bucket: &str, key: &str, bytes: Bytes) {
         let about = self.get(bucket, key).map(|stored| stored.about).unwrap_or_default();
-        let stored = Stored { etag: etag(&bytes), bytes, modified: now(), about };
-        self.state().buckets.entry(bucket.into()).or_default().insert(key.into(), stored);
+        let mut state = self.state();
+        state.generation += 1;
+        let stored = Stored { etag: etag(&bytes), generation: state.generation, bytes, modified: now(), about };
+        state.buckets.entry(bucket.into()).or_default().insert(key.into(), stored);
     }
 }
 

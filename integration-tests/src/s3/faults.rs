@@ -66,6 +66,18 @@ pub enum Fault {
     CompleteError200,
     /// If-Match and If-None-Match are not looked at.
     IgnoreConditions,
+    /// Half of what the client sends is taken, then the connection is cut.
+    CutUpload,
+    /// The answer is half of itself and says so: only who knows how long it should be finds out.
+    ShortBody,
+    /// The answer says another ETag than the object has.
+    WrongEtag,
+    /// The effect happens and the answer is 412, as if somebody on the way had sent the request twice.
+    OwnCondition,
+    /// The body stands still this long in its middle: what is sent, else the answer.
+    StallMid(Duration),
+    /// Bodies flow at so many bytes a second in both directions.
+    Slow(u64),
 }
 
 /// Which of the calls that match a rule fail.

@@ -5,8 +5,10 @@
 //! which call fails how, [`serve`] does it and writes the log.
 
 mod api;
+mod bodies;
 mod buckets;
 pub mod faults;
+mod keys;
 mod serve;
 
 use std::{
@@ -20,10 +22,11 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use self::{buckets::Buckets, faults::Faults, serve::Service};
 pub use self::{
     faults::{Fault, Operation, Rule, When},
+    keys::Keys,
     serve::Logged,
 };
 
-/// The one access key that the server knows.
+/// The access key that the server knows from the start.
 pub const ACCESS_KEY_ID: &str = "forebay";
 /// The secret of [`ACCESS_KEY_ID`].
 pub const SECRET_ACCESS_KEY: &str = "forebay-secret";
@@ -46,9 +49,19 @@ impl S3Server {
 
     /// Starts a server at an address.
     pub async fn start_at(address: SocketAddr, bucket: &str) -> std::io::Result<Self> {
+        Self::listen(address, bucket, true).await
+    }
+
+    /// Starts a server that anybody may call, as Google's XML API is called: that is S3's, but for the conditions,
+    /// which are of generations.
+    pub async fn start_as_google(bucket: &str) -> std::io::Result<Self> {
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), bucket, false).await
+    }
+
+    async fn listen(address: SocketAddr, bucket: &str, signed: bool) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let service = Arc::new(Service::new());
+        let service = Arc::new(Service::new(signed));
         service.buckets.create(bucket);
         let accepting = tokio::spawn(serve::accept(listener, Arc::clone(&service)));
         Ok(Self { address, service, accepting })
@@ -67,6 +80,11 @@ impl S3Server {
     /// Which calls fail.
     pub fn faults(&self) -> &Faults {
         &self.service.faults
+    }
+
+    /// Who may call.
+    pub fn keys_allowed(&self) -> &Keys {
+        &self.service.keys
     }
 
     /// Every call so far, in the order of their ends.

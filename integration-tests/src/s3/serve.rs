@@ -1,7 +1,7 @@
 //! Connections, faults and the log.
 
 use std::{
-    fmt,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,17 +17,18 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use s3s::{
     Body,
-    auth::SimpleAuth,
     dto::StreamingBlob,
     service::{S3Service, S3ServiceBuilder},
 };
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{
-    ACCESS_KEY_ID, SECRET_ACCESS_KEY, SharedBuckets,
+    SharedBuckets,
     api::{Api, ConditionsIgnored},
+    bodies::{self, Cut, whole},
     buckets::Buckets,
     faults::{Fault, Faults, Operation},
+    keys::Keys,
 };
 
 /// A call as the server saw it.
@@ -45,37 +46,32 @@ pub struct Logged {
     pub status: Option<u16>,
     /// The fault that befell it.
     pub fault: Option<Fault>,
+    /// The access key that signed it.
+    pub signer: String,
+    /// Its headers that are S3's own, and its range and conditions.
+    pub headers: BTreeMap<String, String>,
 }
-
-/// The connection ends without an answer.
-#[derive(Debug)]
-pub(super) struct Cut;
-
-impl fmt::Display for Cut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("connection cut by a fault")
-    }
-}
-
-impl std::error::Error for Cut {}
-
-/// Larger than any body in the tests.
-const BODY_BYTES_MAX: usize = 1 << 30;
 
 #[derive(Debug)]
 pub(super) struct Service {
     pub buckets: SharedBuckets,
     pub faults: Faults,
+    pub keys: Keys,
+    signed: bool,
     s3: S3Service,
     log: Mutex<Vec<Logged>>,
 }
 
 impl Service {
-    pub(super) fn new() -> Self {
+    /// With or without signatures.
+    pub(super) fn new(signed: bool) -> Self {
         let buckets = Arc::new(Buckets::default());
+        let keys = Keys::default();
         let mut builder = S3ServiceBuilder::new(Api(Arc::clone(&buckets)));
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
-        Self { buckets, faults: Faults::new(), s3: builder.build(), log: Mutex::default() }
+        if signed {
+            builder.set_auth(keys.clone());
+        }
+        Self { buckets, faults: Faults::new(), keys, signed, s3: builder.build(), log: Mutex::default() }
     }
 
     fn entries(&self) -> MutexGuard<'_, Vec<Logged>> {
@@ -92,7 +88,9 @@ impl Service {
 
     async fn call(&self, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
         let (operation, key) = classify(&request);
-        let fault = self.faults.pick(operation, &key);
+        let (signer, headers) = (signer(&request), headers(&request));
+        let expired = self.keys.is_expired(&signer).then_some(Fault::Status(403, "ExpiredToken"));
+        let fault = expired.or_else(|| self.faults.pick(operation, &key));
         let sent = length(request.headers());
         let result = self.answer(request.map(Body::from), fault).await;
         self.entries().push(Logged {
@@ -102,12 +100,17 @@ impl Service {
             received: result.as_ref().map_or(0, |response| length(response.headers())),
             status: result.as_ref().ok().map(|response| response.status().as_u16()),
             fault,
+            signer,
+            headers,
         });
         result
     }
 
     async fn answer(&self, mut request: Request<Body>, fault: Option<Fault>) -> Result<Response<Body>, Cut> {
         let writes = request.method() == Method::PUT;
+        if !self.signed {
+            request.headers_mut().remove("authorization"); // a token, which S3 does not know
+        }
         match fault {
             Some(Fault::DropBefore) => return Err(Cut),
             Some(Fault::Stall(time)) => tokio::time::sleep(time).await,
@@ -115,6 +118,22 @@ impl Service {
             Some(Fault::CorruptBody) if writes => {
                 let body = whole(request.body_mut()).await?;
                 *request.body_mut() = flipped(&body).into();
+            }
+            Some(Fault::CutUpload) => {
+                let half = length(request.headers()) / 2;
+                bodies::take(request.body_mut(), half).await?;
+                return Err(Cut);
+            }
+            Some(Fault::StallMid(time)) if length(request.headers()) > 0 => {
+                let half = length(request.headers()) / 2;
+                let mut body = bodies::take(request.body_mut(), half).await?;
+                tokio::time::sleep(time).await;
+                body.extend_from_slice(&whole(request.body_mut()).await?);
+                *request.body_mut() = body.freeze().into();
+            }
+            Some(Fault::Slow(rate)) => {
+                let body = bodies::slowly_read(request.body_mut(), rate).await?;
+                *request.body_mut() = body.into();
             }
             Some(Fault::Status(..) | Fault::SlowDown503 | Fault::CompleteError200) => {
                 // Read first: an answer to an unread body may be lost when the connection closes.
@@ -127,6 +146,7 @@ impl Service {
             }
             _ => {}
         }
+        let sends = length(request.headers()) > 0;
         let mut response = self.s3.call(request).await.map_err(|_| Cut)?;
         match fault {
             Some(Fault::DropAfter) => return Err(Cut),
@@ -134,6 +154,22 @@ impl Service {
             Some(Fault::CorruptBody) if !writes => {
                 let body = whole(response.body_mut()).await?;
                 *response.body_mut() = flipped(&body).into();
+            }
+            Some(Fault::OwnCondition) => return Ok(error(412, "PreconditionFailed")),
+            Some(Fault::WrongEtag) => bodies::mislabel(&mut response).await?,
+            Some(Fault::ShortBody) => {
+                let body = whole(response.body_mut()).await?;
+                let half = body.slice(..body.len() / 2);
+                response.headers_mut().insert(CONTENT_LENGTH, half.len().into());
+                *response.body_mut() = half.into();
+            }
+            Some(Fault::StallMid(time)) if !sends => {
+                let body = whole(response.body_mut()).await?;
+                *response.body_mut() = bodies::pausing(&body, time);
+            }
+            Some(Fault::Slow(rate)) => {
+                let body = whole(response.body_mut()).await?;
+                *response.body_mut() = bodies::slowly_sent(body, rate);
             }
             Some(Fault::TruncateBody) => {
                 let body = whole(response.body_mut()).await?;
@@ -213,8 +249,19 @@ fn length(headers: &hyper::HeaderMap) -> u64 {
     value.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default()
 }
 
-async fn whole(body: &mut Body) -> Result<Bytes, Cut> {
-    body.store_all_limited(BODY_BYTES_MAX).await.map_err(|_| Cut)
+/// The access key that a request is signed with.
+fn signer(request: &Request<Incoming>) -> String {
+    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let key = header.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next());
+    key.unwrap_or_default().to_owned()
+}
+
+fn headers(request: &Request<Incoming>) -> BTreeMap<String, String> {
+    let of_s3 = |name: &str| {
+        name.starts_with("x-amz-") || name.starts_with("x-goog-") || name == "range" || name.starts_with("if-")
+    };
+    let found = request.headers().iter().filter(|(name, _)| of_s3(name.as_str()));
+    found.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
 }
 
 fn flipped(bytes: &Bytes) -> Bytes {

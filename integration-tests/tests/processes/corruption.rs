@@ -5,8 +5,11 @@
 
 #[cfg(feature = "s3")]
 mod bucket;
+mod damage;
 mod disk;
+mod matrix;
 mod objects;
+mod stage;
 
 use std::{
     fs,

@@ -12,7 +12,10 @@ pub mod local;
 pub mod manifest;
 pub mod memory;
 pub mod objects;
+#[cfg(any(feature = "gcs", feature = "azure"))]
+pub mod others;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub mod settings;
 pub mod store;
 pub mod stores;

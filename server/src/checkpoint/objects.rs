@@ -14,7 +14,8 @@ pub enum Error {
         /// The object.
         path: String,
     },
-    /// The object is not as the condition says. It was not written by this call.
+    /// The object is not as the condition says, the store answers. If somebody on the way sent the request
+    /// twice, it may be this very call's; who must know reads it back.
     #[error("object {path} was changed by somebody else")]
     Conflict {
         /// The object.

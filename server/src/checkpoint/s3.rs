@@ -10,7 +10,10 @@
 //! in parts, of which only a bounded number is in memory.
 
 mod connect;
+mod credentials;
+mod download;
 mod errors;
+mod requests;
 mod upload;
 
 use std::{ops::Range, path::Path, time::Duration};
@@ -19,15 +22,14 @@ use async_trait::async_trait;
 use aws_sdk_s3::{
     Client,
     config::{Builder, Credentials, retry::RetryConfig},
-    operation::get_object::GetObjectOutput,
-    primitives::ByteStream,
 };
-use backon::{ExponentialBuilder, Retryable};
+use backon::ExponentialBuilder;
 use bytes::Bytes;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 
+use self::credentials::Identity;
 use super::objects::{Condition, Error, Object, ObjectStore, Result, Version, check_path};
-pub use super::store::{Checksums, S3Config};
+pub use super::settings::{Checksums, Encryption, S3Config, StorageClass};
 
 /// A bucket, or what is below a prefix in it.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct S3Store {
     /// Empty, or ends with `/`.
     prefix: String,
     client: Client,
+    /// None: the credentials were given and cannot be read anew.
+    identity: Option<Identity>,
     config: S3Config,
     /// One for each part in memory.
     parts: Semaphore,
@@ -59,45 +63,14 @@ impl S3Store {
         if let Some(fault) = connect::fault(config) {
             return Err(Error::Refused { store: url, path: "its configuration".into(), detail: fault });
         }
-        let client = connect::client(config, credentials).await;
+        let (client, identity) = connect::client(config, credentials).await;
         let parts = Semaphore::new(config.parts_parallel);
-        Ok(Self { url, bucket, prefix, client, config: config.clone(), parts })
+        Ok(Self { url, bucket, prefix, client, identity, config: config.clone(), parts })
     }
 
     fn key(&self, path: &str) -> Result<String> {
         check_path(&self.url, path)?;
         Ok(format!("{}{path}", self.prefix))
-    }
-
-    /// Gets some bytes, again if they break off: the SDK repeats requests, not bodies. None: the range
-    /// starts where the object has ended.
-    async fn download(&self, path: &str, range: Option<String>) -> Result<Option<(GetObjectOutput, Bytes)>> {
-        let key = self.key(path)?;
-        let attempt = || async {
-            let request = self.client.get_object().bucket(&self.bucket).key(&key);
-            let sent = request.set_range(range.clone()).send().await;
-            let mut output = match sent {
-                Err(err) if err.raw_response().is_some_and(|r| r.status().as_u16() == 416) => return Ok(None),
-                sent => sent.map_err(|err| Download::Failed(self.read_error(path, &err)))?,
-            };
-            let body = std::mem::take(&mut output.body);
-            let broken = |detail| Download::Broken(self.unavailable(path, detail));
-            let bytes = match timeout(self.config.attempt_timeout, body.collect()).await {
-                Ok(Ok(bytes)) => bytes.into_bytes(),
-                Ok(Err(err)) => return Err(broken(errors::chain(&err))),
-                Err(_) => return Err(broken(format!("no whole body in {:?}", self.config.attempt_timeout))),
-            };
-            match output.content_length {
-                Some(wanted) if wanted != bytes.len() as i64 => {
-                    Err(broken(format!("the body has {} bytes, not {wanted}", bytes.len())))
-                }
-                _ => Ok(Some((output, bytes))),
-            }
-        };
-        let result = attempt.retry(self.backoff()).when(|err| matches!(err, Download::Broken(_))).await;
-        result.map_err(|err| match err {
-            Download::Failed(err) | Download::Broken(err) => err,
-        })
     }
 
     fn backoff(&self) -> ExponentialBuilder {
@@ -112,21 +85,15 @@ impl S3Store {
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// How a download went wrong.
-enum Download {
-    /// The request failed, after the SDK's own repetitions.
-    Failed(Error),
-    /// The body did not arrive whole; worth another request.
-    Broken(Error),
-}
-
 #[async_trait]
 impl ObjectStore for S3Store {
     async fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
         let key = self.key(path)?;
-        let request = self.client.put_object().bucket(&self.bucket).key(key);
-        let sent = request.body(ByteStream::from(bytes)).send().await;
-        sent.map(drop).map_err(|err| self.write_error(path, &err))
+        let sent = self.send(|| self.put_request(&key, &bytes).set_storage_class(self.storage_class()).send()).await;
+        match sent.map_err(|err| self.write_error(path, &err))?.e_tag {
+            Some(_) => Ok(()),
+            None => Err(self.unavailable(path, "the answer to the write has no ETag, so it is not from S3".into())),
+        }
     }
 
     async fn put_file(&self, path: &str, file: &Path) -> Result<()> {
@@ -139,13 +106,16 @@ impl ObjectStore for S3Store {
 
     async fn put_if(&self, path: &str, bytes: Bytes, condition: &Condition) -> Result<Version> {
         let key = self.key(path)?;
-        let request = self.client.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes));
-        let request = match condition {
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Is(Version(etag)) => request.if_match(etag),
-        };
-        let once = Builder::new().retry_config(RetryConfig::disabled());
-        let sent = request.customize().config_override(once).send().await;
+        let sent = self.send(|| {
+            let request = self.put_request(&key, &bytes);
+            let request = match condition {
+                Condition::Absent => request.if_none_match("*"),
+                Condition::Is(Version(etag)) => request.if_match(etag),
+            };
+            let once = Builder::new().retry_config(RetryConfig::disabled());
+            request.customize().config_override(once).send()
+        });
+        let sent = sent.await;
         let output = sent.map_err(|err| self.conditional_error(path, &err))?;
         output.e_tag.map(Version).ok_or_else(|| Error::Ambiguous {
             path: path.into(),
@@ -155,7 +125,7 @@ impl ObjectStore for S3Store {
 
     async fn get(&self, path: &str) -> Result<(Bytes, Version)> {
         match self.download(path, None).await? {
-            Some((GetObjectOutput { e_tag: Some(etag), .. }, bytes)) => Ok((bytes, Version(etag))),
+            Some((bytes, Some(etag))) => Ok((bytes, Version(etag))),
             _ => Err(Error::Unsafe { store: self.url.clone(), fault: "answers without an ETag".into() }),
         }
     }
@@ -164,28 +134,15 @@ impl ObjectStore for S3Store {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        // Some stores take no number beyond i64 and call the whole header invalid.
-        let last = (range.end - 1).min(i64::MAX as u64);
-        let header = format!("bytes={}-{last}", range.start);
-        let Some((output, bytes)) = self.download(path, Some(header)).await? else { return Ok(Bytes::new()) };
-        let wanted = format!("bytes {}-", range.start);
-        match output.content_range {
-            Some(found) if found.starts_with(&wanted) => Ok(bytes),
-            _ if bytes.is_empty() => Ok(bytes), // of an empty object; some stores do not call that an error
-            found => Err(Error::Unsafe {
-                store: self.url.clone(),
-                fault: format!("answers {wanted:?} with {:?}", found.unwrap_or_default()),
-            }),
-        }
+        let found = self.download(path, Some(range)).await?;
+        Ok(found.map(|(bytes, _)| bytes).unwrap_or_default())
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Object>> {
         let mut found = Vec::new();
         let mut token = None;
         loop {
-            let request = self.client.list_objects_v2().bucket(&self.bucket);
-            let request = request.prefix(format!("{}{prefix}", self.prefix)).set_continuation_token(token);
-            let page = request.send().await.map_err(|err| self.write_error(prefix, &err))?;
+            let page = self.page(prefix, token).await?;
             for object in page.contents() {
                 let path = object.key().and_then(|key| key.strip_prefix(&self.prefix));
                 // Others' folder markers (`a/`) and the like are no objects of ours.
@@ -213,10 +170,13 @@ impl ObjectStore for S3Store {
 
     async fn delete(&self, path: &str) -> Result<()> {
         let key = self.key(path)?;
-        match self.client.delete_object().bucket(&self.bucket).key(key).send().await {
+        let request = self.client.delete_object().bucket(&self.bucket).key(&key);
+        match self.send(|| request.clone().send()).await {
             Ok(_) => Ok(()),
             Err(err) => match self.read_error(path, &err) {
-                Error::NotFound { .. } => Ok(()),
+                // S3 does not say so of a delete; some stores do, and may lag behind.
+                Error::NotFound { .. } if self.is_absent(&key).await => Ok(()),
+                Error::NotFound { .. } => Err(self.unavailable(path, "it is said to be absent, and is there".into())),
                 err => Err(err),
             },
         }

@@ -4,83 +4,21 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use bytesize::ByteSize;
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use super::settings::{Checksums, CloudConfig, Encryption, S3Config, StorageClass, StoreConfig};
 use super::{
     local::LocalStore,
     memory::MemoryStore,
     objects::{Condition, Error, ObjectStore, Result, SharedStore},
 };
 
-/// How stores are reached.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// For `s3://` URLs; read, and of no effect, in a build without S3.
-    pub s3: S3Config,
-}
-
-/// How S3 is reached. Credentials are not here: they come from the environment, the profile files or
-/// the platform, as in every AWS tool.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct S3Config {
-    /// URL of an S3-compatible store; none means Amazon's for the region.
-    pub endpoint: Option<String>,
-    /// Region; none means the one of the environment or profile, else `us-east-1`.
-    pub region: Option<String>,
-    /// Asks for `endpoint/bucket/key` instead of `bucket.endpoint/key`; most S3-compatible stores need it.
-    pub path_style: bool,
-    /// Whether requests carry the additional checksums that some S3-compatible stores refuse.
-    pub checksums: Checksums,
-    /// Time to connect.
-    #[serde(with = "humantime_serde")]
-    pub connect_timeout: Duration,
-    /// Time for one attempt, from its first byte to the last byte of its answer.
-    #[serde(with = "humantime_serde")]
-    pub attempt_timeout: Duration,
-    /// Attempts of a call that is safe to retry, the first included.
-    pub attempts_max: u32,
-    /// Size of the parts of a large upload, at least 5 MiB.
-    pub part_size: ByteSize,
-    /// Parts that are in memory and on their way at the same time, over all uploads.
-    pub parts_parallel: usize,
-}
-
-/// When additional checksums are sent and checked. What is stored carries checksums of its own either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Checksums {
-    /// Only where S3 demands them: understood by every S3-compatible store.
-    WhenRequired,
-    /// Wherever Amazon's S3 knows them.
-    WhenSupported,
-}
-
-impl Default for S3Config {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            region: None,
-            path_style: false,
-            checksums: Checksums::WhenRequired,
-            connect_timeout: Duration::from_secs(5),
-            attempt_timeout: Duration::from_secs(60),
-            attempts_max: 5,
-            part_size: ByteSize::mib(16),
-            parts_parallel: 8,
-        }
-    }
-}
-
-/// Opens the store of a URL: `file:///dir` or `/dir`, `s3://bucket/prefix`, `memory://name`.
+/// Opens the store of a URL: `file:///dir` or `/dir`, `s3://bucket/prefix`, `gs://bucket/prefix`,
+/// `az://container/prefix`, `memory://name`.
 ///
 /// The same `memory://name` is the same store all over this process, as long as somebody holds it;
 /// without a name it is a new one.
@@ -90,9 +28,12 @@ pub async fn open(url: &str, config: &StoreConfig) -> Result<SharedStore> {
         None if url.starts_with('/') => Ok(Arc::new(LocalStore::open(Path::new(url))?)),
         Some(("memory", name)) => Ok(open_memory(name)),
         Some(("s3", _)) => open_s3(url, &config.s3).await,
+        Some(("gs", _)) => open_gcs(url, &config.gcs),
+        Some(("az", _)) => open_azure(url, &config.azure),
         _ => Err(refused(
             url,
-            "not the URL of a store: use s3://bucket/prefix, file:///absolute/directory or an absolute directory",
+            "not the URL of a store: use s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, \
+             file:///absolute/directory or an absolute directory",
         )),
     }
 }
@@ -109,6 +50,26 @@ async fn open_s3(url: &str, config: &S3Config) -> Result<SharedStore> {
 #[cfg(not(feature = "s3"))]
 async fn open_s3(url: &str, _: &S3Config) -> Result<SharedStore> {
     Err(refused(url, "this build has no S3: build it with `--features s3`"))
+}
+
+#[cfg(feature = "gcs")]
+fn open_gcs(url: &str, config: &CloudConfig) -> Result<SharedStore> {
+    Ok(Arc::new(super::others::OtherStore::open_gcs(url, config)?))
+}
+
+#[cfg(not(feature = "gcs"))]
+fn open_gcs(url: &str, _: &CloudConfig) -> Result<SharedStore> {
+    Err(refused(url, "this build has no Google Cloud Storage: build it with `--features gcs`"))
+}
+
+#[cfg(feature = "azure")]
+fn open_azure(url: &str, config: &CloudConfig) -> Result<SharedStore> {
+    Ok(Arc::new(super::others::OtherStore::open_azure(url, config)?))
+}
+
+#[cfg(not(feature = "azure"))]
+fn open_azure(url: &str, _: &CloudConfig) -> Result<SharedStore> {
+    Err(refused(url, "this build has no Azure: build it with `--features azure`"))
 }
 
 fn open_memory(name: &str) -> SharedStore {
@@ -213,7 +174,7 @@ mod tests {
         assert_eq!(open(plain, &config).await.unwrap().url(), format!("file://{plain}"));
         assert_eq!(open(&format!("file://{plain}"), &config).await.unwrap().url(), format!("file://{plain}"));
         assert_eq!(open("memory://", &config).await.unwrap().url(), "memory://");
-        for url in ["", "relative/dir", "file://relative", "gs://bucket", "http://x"] {
+        for url in ["", "relative/dir", "file://relative", "ftp://bucket", "http://x"] {
             let err = open(url, &config).await.unwrap_err();
             assert!(matches!(&err, Error::Refused { .. }), "{err}");
             assert!(err.to_string().contains("use s3://bucket/prefix"), "{err}");
@@ -225,6 +186,15 @@ mod tests {
     async fn a_build_without_s3_says_so() {
         let err = open("s3://bucket/prefix", &StoreConfig::default()).await.unwrap_err();
         assert!(err.to_string().contains("--features s3"), "{err}");
+    }
+
+    #[cfg(not(any(feature = "gcs", feature = "azure")))]
+    #[tokio::test]
+    async fn a_build_without_the_other_clouds_says_so() {
+        for (url, feature) in [("gs://bucket/prefix", "gcs"), ("az://container/prefix", "azure")] {
+            let err = open(url, &StoreConfig::default()).await.unwrap_err();
+            assert!(err.to_string().contains(&format!("--features {feature}")), "{err}");
+        }
     }
 
     #[tokio::test]
@@ -246,16 +216,5 @@ mod tests {
             prove(store.as_ref(), "cluster/").await.unwrap();
             assert_eq!(store.list("").await.unwrap(), []);
         }
-    }
-
-    #[test]
-    fn an_empty_section_is_valid_and_a_misspelt_key_is_not() {
-        assert_eq!(toml::from_str::<StoreConfig>("").unwrap(), StoreConfig::default());
-        let config: StoreConfig =
-            toml::from_str("[s3]\nchecksums = \"when_supported\"\npart_size = \"8MiB\"\nattempt_timeout = \"3s\"")
-                .unwrap();
-        assert_eq!(config.s3.checksums, Checksums::WhenSupported);
-        assert_eq!(config.s3.part_size, ByteSize::mib(8));
-        assert!(toml::from_str::<StoreConfig>("[s3]\nendpiont = \"x\"").is_err());
     }
 }

@@ -434,7 +434,7 @@ impl Coordinator {
             let record: v1::JobName = frame::decode(ObjectKind::JobName, &object.path, &bytes)?;
             let name = object.path.rsplit('/').next().unwrap_or_default().to_owned();
             let paths = self.cluster.job(&name, &record.job_uid);
-            let (head, file) = HeadFile::claim(self.store.clone(), paths.head(), self.epoch).await?;
+            let (head, file) = HeadFile::claim(self.store.clone(), paths.head(), &record.job_uid, self.epoch).await?;
             if head.deleted {
                 if deleted::goes(&head) {
                     deleted::record(&self.store, &self.cluster, &name, &record.job_uid).await?;

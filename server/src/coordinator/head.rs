@@ -28,6 +28,16 @@ pub enum OpenError {
     /// The head is damaged or of a newer format.
     #[error(transparent)]
     Damaged(#[from] frame::Error),
+    /// It is whole, and another job's.
+    #[error("object {path} is the head of job {found}, not {wanted}: it is in the wrong place")]
+    Misplaced {
+        /// The object.
+        path: String,
+        /// The uid in it.
+        found: String,
+        /// The uid in the record of the job's name.
+        wanted: String,
+    },
     /// A later coordinator leads the job.
     #[error("a coordinator of epoch {epoch} leads already")]
     Deposed {
@@ -57,9 +67,17 @@ impl HeadFile {
     /// Takes a job over: writes this coordinator's epoch into its head, unless the job is deleted. What a
     /// former coordinator had sent and lands only now is taken up, not taken for a successor's; a later
     /// coordinator's head is [`OpenError::Deposed`].
-    pub async fn claim(store: SharedStore, path: String, epoch: u64) -> Result<(v1::JobHead, Self), OpenError> {
+    pub async fn claim(
+        store: SharedStore,
+        path: String,
+        uid: &str,
+        epoch: u64,
+    ) -> Result<(v1::JobHead, Self), OpenError> {
         loop {
             let (head, mut file) = Self::open(store.clone(), path.clone()).await?;
+            if head.job_uid != uid {
+                return Err(OpenError::Misplaced { path, found: head.job_uid, wanted: uid.to_owned() });
+            }
             if head.coordinator_epoch > epoch {
                 return Err(OpenError::Deposed { epoch: head.coordinator_epoch });
             }

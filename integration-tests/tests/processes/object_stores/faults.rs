@@ -149,74 +149,53 @@ async fn with_checksums_a_damaged_body_is_asked_for_again() {
     assert!(matches!(err, Error::Unavailable { .. }), "{err}");
 }
 
-/// Operations × faults: whatever happens, a call ends in time, and what it says is what is.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_fault_makes_a_call_hang_or_lie() {
+#[tokio::test]
+async fn a_body_that_breaks_off_goes_on_from_where_it_is() {
     let server = server().await;
-    let store = impatient(&server).await;
-    let faults = [
-        Fault::Status(500, "InternalError"),
-        Fault::SlowDown503,
-        Fault::Status(429, "TooManyRequests"),
-        Fault::Status(403, "ExpiredToken"),
-        Fault::Status(404, "NoSuchKey"),
-        Fault::Status(409, "OperationAborted"),
-        Fault::Status(412, "PreconditionFailed"),
-        Fault::DropBefore,
-        Fault::DropAfter,
-        Fault::Stall(Duration::from_secs(60)),
-        Fault::StallAfter(Duration::from_secs(60)),
-        Fault::TruncateBody,
-        Fault::CompleteError200,
-    ];
-    for (n, fault) in faults.into_iter().enumerate() {
-        for when in [When::First(1), When::Always] {
-            let at = |name: &str| format!("{n}-{}/{name}", matches!(when, When::Always));
-            let old = Bytes::from_static(b"old");
-            for name in ["match", "get", "delete"] {
-                store.put(&at(name), old.clone()).await.unwrap();
-            }
-            let (_, version) = store.get(&at("match")).await.unwrap();
-            for operation in [
-                Operation::Put,
-                Operation::PutIfAbsent,
-                Operation::PutIfMatch,
-                Operation::Get,
-                Operation::List,
-                Operation::Delete,
-            ] {
-                server.faults().add(Rule::new(fault).of(operation).when(when));
-            }
-            let new = || Bytes::from_static(b"new");
-            let (put, absent, matched, got, listed, deleted) = tokio::time::timeout(Duration::from_secs(60), async {
-                tokio::join!(
-                    async { store.put(&at("put"), new()).await },
-                    async { store.put_if(&at("absent"), new(), &Condition::Absent).await },
-                    async { store.put_if(&at("match"), new(), &Condition::Is(version)).await },
-                    async { store.get(&at("get")).await },
-                    async { store.list(&at("g")).await },
-                    async { store.delete(&at("delete")).await },
-                )
-            })
-            .await
-            .unwrap_or_else(|_| panic!("{fault:?} {when:?}: a call hangs"));
-            server.faults().clear();
-            let about = format!("{fault:?} {when:?}");
-            let now = |name: &str| server.object(BUCKET, &at(name));
-            assert!(put.is_err() || now("put") == Some(new()), "{about}: put");
-            // A store that says "no such object" is believed: then there is nothing to delete.
-            let believed = matches!(fault, Fault::Status(404, _));
-            assert!(deleted.is_err() || believed || now("delete").is_none(), "{about}: delete");
-            assert!(listed.is_err() || listed.unwrap().len() == 1, "{about}: list");
-            assert!(got.is_err() || got.unwrap().0 == old, "{about}: get");
-            for (name, result) in [("absent", absent), ("match", matched)] {
-                let written = now(name) == Some(new());
-                match result {
-                    Ok(_) => assert!(written, "{about}: {name} said done"),
-                    Err(Error::Ambiguous { .. }) => {}
-                    Err(err) => assert!(!written, "{about}: {name} said {err}"),
-                }
-            }
-        }
+    let store = store(&server).await;
+    let content: Vec<u8> = (0..1_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    store.put("a", content.clone().into()).await.unwrap();
+    for (range, last) in [(None, ""), (Some(100..900_000), "899999")] {
+        server.clear_log();
+        server.faults().once(Operation::Get, Fault::TruncateBody);
+        let bytes = match range.clone() {
+            None => store.get("a").await.unwrap().0,
+            Some(range) => store.get_range("a", range).await.unwrap(),
+        };
+        let wanted = range.map_or(0..content.len(), |range| range.start as usize..range.end as usize);
+        assert!(bytes == content[wanted.clone()], "the parts make the whole");
+        let log = server.log();
+        let [first, second] = &log[..] else { panic!("{log:#?}") };
+        let (start, end) = second.headers["range"].strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let start: usize = start.parse().unwrap();
+        assert_eq!(end, last);
+        assert!(start > wanted.start, "it starts anew: {second:?}");
+        assert_eq!(second.received as usize, wanted.end - start, "{first:?} {second:?}");
+        assert!(second.headers.contains_key("if-match"), "of the same version only: {second:?}");
     }
+}
+
+#[tokio::test]
+async fn a_body_whose_object_changes_in_the_middle_is_read_anew() {
+    let server = server().await;
+    let store = store(&server).await;
+    store.put("a", Bytes::from(vec![1; 100_000])).await.unwrap();
+    server.faults().once(Operation::Get, Fault::TruncateBody);
+    let changed = Fault::Status(412, "PreconditionFailed");
+    server.faults().add(Rule::new(changed).of(Operation::Get).when(When::First(1)));
+    assert_eq!(store.get("a").await.unwrap().0, vec![1; 100_000]);
+    let ranges: Vec<bool> = server.log().iter().skip(1).map(|call| call.headers.contains_key("range")).collect();
+    assert_eq!(ranges, [false, true, false]);
+}
+
+#[tokio::test]
+async fn a_range_that_was_cut_short_on_the_way_is_asked_for_again() {
+    let server = server().await;
+    let store = store(&server).await;
+    store.put("a", Bytes::from(vec![1; 100_000])).await.unwrap();
+    server.faults().once(Operation::Get, Fault::ShortBody);
+    assert_eq!(store.get_range("a", 10..90_000).await.unwrap().len(), 89_990);
+    server.faults().always(Operation::Get, Fault::ShortBody);
+    let err = store.get_range("a", 10..90_000).await.unwrap_err();
+    assert!(matches!(err, Error::Unavailable { .. }), "{err}");
 }

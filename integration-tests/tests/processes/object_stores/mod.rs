@@ -2,9 +2,19 @@
 
 #![cfg(feature = "s3")]
 
+#[cfg(feature = "azure")]
+mod azure;
+mod credentials;
 mod faults;
+#[cfg(feature = "gcs")]
+mod gcs;
+#[cfg(any(feature = "gcs", feature = "azure"))]
+mod lossy;
+mod matrix;
 mod moto;
 mod s3s_fs;
+mod servers;
+mod settings;
 mod uploads;
 
 use std::{process::Command, sync::Arc, time::Duration};
@@ -151,7 +161,7 @@ async fn a_store_that_cannot_be_reached_has_written_nothing() {
 #[tokio::test]
 async fn child_without_credentials() {
     let Ok(endpoint) = std::env::var("FOREBAY_TEST_S3_ENDPOINT") else { return };
-    let config = StoreConfig { s3: config(endpoint) };
+    let config = StoreConfig { s3: config(endpoint), ..StoreConfig::default() };
     let store = open("s3://state", &config).await.unwrap();
     let err = store.put_if("a", Bytes::new(), &Condition::Absent).await.unwrap_err();
     assert!(matches!(err, Error::Refused { .. }), "{err}");

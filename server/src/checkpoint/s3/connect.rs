@@ -16,9 +16,10 @@ use uuid::Uuid;
 use super::{
     super::{
         objects::{Error, Result, check_path},
-        store::{Checksums, S3Config},
+        settings::{Checksums, Encryption, S3Config},
     },
     BACKOFF_MAX, BACKOFF_MIN,
+    credentials::Identity,
 };
 
 /// Splits `s3://bucket/prefix`; the prefix comes back empty or with a `/` at its end.
@@ -52,12 +53,15 @@ pub(super) fn fault(config: &S3Config) -> Option<String> {
     {
         return Some(format!("endpoint {url:?} must start with http:// or https://"));
     }
+    if let Some(key) = config.kms_key_id.as_ref().filter(|_| config.sse != Encryption::AwsKms) {
+        return Some(format!("kms_key_id is {key:?}, allowed with sse = \"aws_kms\" only"));
+    }
     let zero = config.parts_parallel == 0 || config.attempts_max == 0;
     zero.then(|| "parts_parallel and attempts_max must be at least 1".into())
 }
 
-/// The SDK's client; asks the store nothing yet.
-pub(super) async fn client(config: &S3Config, credentials: Option<Credentials>) -> Client {
+/// The SDK's client, with whom it is if that can be read anew; asks the store nothing yet.
+pub(super) async fn client(config: &S3Config, credentials: Option<Credentials>) -> (Client, Option<Identity>) {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(config.connect_timeout)
         .operation_attempt_timeout(config.attempt_timeout)
@@ -74,11 +78,15 @@ pub(super) async fn client(config: &S3Config, credentials: Option<Credentials>) 
             .or_else("us-east-1"),
         (None, None) => RegionProviderChain::default_provider().or_else("us-east-1"),
     };
-    let mut loader =
+    let region = region.region().await;
+    let identity = credentials.is_none().then(|| Identity::of_environment(region.clone()));
+    let loader =
         aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts).retry_config(retries).region(region);
-    if let Some(credentials) = credentials {
-        loader = loader.credentials_provider(credentials);
-    }
+    let mut loader = match (&identity, credentials) {
+        (Some(identity), _) => loader.credentials_provider(identity.clone()).identity_cache(identity.clone()),
+        (None, Some(credentials)) => loader.credentials_provider(credentials),
+        (None, None) => unreachable!("without credentials there is an identity"),
+    };
     if let Some(endpoint) = &config.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
@@ -98,5 +106,5 @@ pub(super) async fn client(config: &S3Config, credentials: Option<Credentials>) 
         .response_checksum_validation(response)
         .retry_partition(unshared)
         .build();
-    Client::from_conf(config)
+    (Client::from_conf(config), identity)
 }

@@ -43,7 +43,10 @@ impl S3Store {
 
         let mark = Uuid::new_v4().to_string();
         let request = self.client.create_multipart_upload().bucket(&self.bucket).key(&key);
-        let created = request.metadata(UPLOAD_MARK, &mark).send().await;
+        let (sse, key_id) = self.encryption();
+        let request = request.set_server_side_encryption(sse).set_ssekms_key_id(key_id);
+        let request = request.set_storage_class(self.storage_class()).metadata(UPLOAD_MARK, &mark);
+        let created = self.send(|| request.clone().send()).await;
         let created = created.map_err(|err| self.write_error(path, &err))?;
         let id = created.upload_id.ok_or_else(|| self.unavailable(path, "an upload without an id".into()))?;
         let upload = Upload { client: self.client.clone(), bucket: self.bucket.clone(), key, id, open: true };
@@ -66,8 +69,11 @@ impl S3Store {
     }
 
     async fn upload_part(&self, path: &str, upload: &Upload, number: i32, bytes: Bytes) -> Result<CompletedPart> {
-        let request = self.client.upload_part().bucket(&self.bucket).key(&upload.key).upload_id(&upload.id);
-        let sent = request.part_number(number).body(ByteStream::from(bytes)).send().await;
+        let sent = self.send(|| {
+            let request = self.client.upload_part().bucket(&self.bucket).key(&upload.key).upload_id(&upload.id);
+            request.part_number(number).body(ByteStream::from(bytes.clone())).send()
+        });
+        let sent = sent.await;
         let output = sent.map_err(|err| self.write_error(path, &err))?;
         let part = CompletedPart::builder().part_number(number).set_e_tag(output.e_tag);
         Ok(part
@@ -87,7 +93,8 @@ impl S3Store {
         let mut delays = self.backoff().build();
         loop {
             let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(&upload.key);
-            let sent = request.upload_id(&upload.id).multipart_upload(parts.clone()).send().await;
+            let request = request.upload_id(&upload.id).multipart_upload(parts.clone());
+            let sent = self.send(|| request.clone().send()).await;
             let Err(err) = sent else { return Ok(()) };
             let gone = err.code() == Some("NoSuchUpload");
             let err = self.write_error(path, &err);
@@ -103,7 +110,8 @@ impl S3Store {
     }
 
     async fn is_complete(&self, upload: &Upload, mark: &str) -> bool {
-        let head = self.client.head_object().bucket(&self.bucket).key(&upload.key).send().await;
+        let request = self.client.head_object().bucket(&self.bucket).key(&upload.key);
+        let head = self.send(|| request.clone().send()).await;
         head.is_ok_and(|head| head.metadata().and_then(|all| all.get(UPLOAD_MARK)).is_some_and(|m| m == mark))
     }
 }
