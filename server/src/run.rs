@@ -128,15 +128,15 @@ async fn open_stores(config: &Config, data: &Path) -> anyhow::Result<Stores> {
     };
     let store = store::open(&dir, &config.checkpoint.store).await?;
     store::prove(store.as_ref(), "").await?;
-    let savepoints = Some(&config.checkpoint.savepoint_dir).filter(|dir| !dir.is_empty());
-    let allowed = config.checkpoint.allowed_dirs.iter().chain(savepoints).cloned().chain([dir]).collect();
+    let allowed = config.checkpoint.allowed_dirs.iter().cloned().chain([dir]).collect();
     // What a process that died left there is nobody's.
     let scratch = data.join("scratch");
     fs::remove_dir_all(&scratch).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
     })?;
-    Ok(Stores::new(store, config.checkpoint.store.clone(), allowed, scratch))
+    let stores = Stores::new(store, config.checkpoint.store.clone(), allowed, scratch);
+    Ok(stores.with_savepoints(&config.checkpoint.savepoint_dir))
 }
 
 fn uploads(config: &Config, data: &DataDir) -> anyhow::Result<Uploads> {

@@ -15,6 +15,7 @@ mod garbage;
 mod job;
 mod output;
 mod restore;
+mod savepoint;
 mod state;
 mod text;
 
@@ -60,6 +61,7 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
         Command::Job { command } => job::run(connection, command).await,
         Command::State { command } => state::run(connection, command).await,
         Command::Checkpoint { command } => checkpoint::run(connection, command).await,
+        Command::Savepoint { command } => savepoint::run(connection, command).await,
         Command::Restore(restore) => restore::restore(connection, restore).await,
         Command::Gc(collect) => collect.run(connection).await,
         Command::Cost(cost) => cost.run(connection).await,

@@ -240,8 +240,10 @@ impl Membership {
             }
             Response::Completed(completed) => {
                 self.reports.retain(|report| report.checkpoint != completed.checkpoint);
-                shared.inbox(|inbox| inbox.completed(completed.checkpoint));
-                shared.attention.call();
+                if !completed.savepoint {
+                    shared.inbox(|inbox| inbox.completed(completed.checkpoint));
+                    shared.attention.call();
+                }
             }
             Response::Aborted(aborted) => {
                 self.reports.retain(|report| report.round != aborted.round);

@@ -16,6 +16,7 @@ mod jobs;
 mod object_stores;
 mod redistribution;
 mod restores;
+mod savepoints;
 mod sdk;
 mod session;
 mod state;

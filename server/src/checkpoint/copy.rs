@@ -85,15 +85,25 @@ pub async fn copy(
         });
     }
     stream::iter(copies).buffer_unordered(PARALLEL).try_collect::<()>().await?;
-    finish(entry, &copied, to).await
+    let job = manifest.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+    let entry = v1::CompletedCheckpoint { job, format: format_of(manifest).into(), ..entry.clone() };
+    Ok(finish(&entry, &copied, &to.store, &to.folder).await?)
+}
+
+fn format_of(manifest: &v1::Manifest) -> v1::SavepointFormat {
+    match manifest.shards.iter().any(|shard| shard.canonical) {
+        true => v1::SavepointFormat::Canonical,
+        false => v1::SavepointFormat::Native,
+    }
 }
 
 /// Stores the manifest of a self-contained checkpoint, and then what makes it whole.
 pub async fn finish(
     entry: &v1::CompletedCheckpoint,
     manifest: &v1::Manifest,
-    to: &Destination<'_>,
-) -> Result<v1::CompletedCheckpoint, Error> {
+    store: &SharedStore,
+    folder: &layout::Job,
+) -> objects::Result<v1::CompletedCheckpoint> {
     let (bytes, crc) = manifest::encode(manifest);
     let entry = v1::CompletedCheckpoint {
         manifest: layout::SAVEPOINT_MANIFEST.to_owned(),
@@ -106,8 +116,8 @@ pub async fn finish(
         ..entry.clone()
     };
     let put = async |name: &str, bytes: Bytes| {
-        let path = to.folder.resolve(name).expect("names of this module are confined");
-        to.store.put(&path, bytes).await
+        let path = folder.resolve(name).expect("names of this module are confined");
+        store.put(&path, bytes).await
     };
     put(layout::SAVEPOINT_MANIFEST, bytes).await?;
     put(layout::SAVEPOINT, frame::encode(ObjectKind::Savepoint, &entry)).await?;

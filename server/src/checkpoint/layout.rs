@@ -110,9 +110,13 @@ pub fn private_file(checkpoint: u64, round: &str) -> String {
 }
 
 /// The folder of a savepoint or of a copied checkpoint below the directory that it was asked to go to.
-pub fn savepoint(job: &str, checkpoint: u64) -> String {
-    let id = Uuid::new_v4().simple().to_string();
-    format!("{job}-{checkpoint}-{}/", &id[..8])
+pub fn savepoint(job: &str, checkpoint: u64, id: &str) -> String {
+    format!("{job}-{checkpoint}-{id}/")
+}
+
+/// A fresh id for such a folder.
+pub fn savepoint_id() -> String {
+    Uuid::new_v4().simple().to_string()[..8].to_owned()
 }
 
 /// The object of a savepoint's folder that makes it whole.
@@ -124,6 +128,11 @@ pub const SAVEPOINT_MANIFEST: &str = "manifest";
 /// A file of a savepoint, in its folder.
 pub fn savepoint_file() -> String {
     format!("files/{}", Uuid::new_v4().simple())
+}
+
+/// True for the names of a savepoint's folder: nothing else is in there.
+pub fn is_of_savepoint(name: &str) -> bool {
+    matches!(name, SAVEPOINT | SAVEPOINT_MANIFEST) || name.starts_with("files/")
 }
 
 /// True for the name of a round's manifest.

@@ -17,6 +17,7 @@ pub struct Stores {
     own: SharedStore,
     config: StoreConfig,
     allowed: Vec<String>,
+    savepoints: String,
     scratch: PathBuf,
     opened: Mutex<HashMap<String, SharedStore>>,
 }
@@ -25,7 +26,18 @@ impl Stores {
     /// Stores around the cluster's own; other locations must be, or lie below, one of `allowed`. Large objects on
     /// their way from one to another pass through `scratch`, a local directory.
     pub fn new(own: SharedStore, config: StoreConfig, allowed: Vec<String>, scratch: PathBuf) -> Self {
-        Self { own, config, allowed, scratch, opened: Mutex::default() }
+        Self { own, config, allowed, savepoints: String::new(), scratch, opened: Mutex::default() }
+    }
+
+    /// The same, with an allowed directory for the savepoints that name none.
+    pub fn with_savepoints(self, dir: &str) -> Self {
+        let allowed = self.allowed.into_iter().chain(Some(dir.to_owned()).filter(|dir| !dir.is_empty()));
+        Self { allowed: allowed.collect(), savepoints: dir.to_owned(), ..self }
+    }
+
+    /// Where savepoints go that name no directory; empty if they have to.
+    pub fn savepoints(&self) -> &str {
+        &self.savepoints
     }
 
     /// Where large objects pass through.
@@ -86,7 +98,7 @@ impl Stores {
 
 /// A directory is the same with and without a slash at its end; the root keeps its only one, for the empty location is
 /// the cluster's own.
-pub(super) fn trimmed(location: &str) -> &str {
+pub(crate) fn trimmed(location: &str) -> &str {
     match location.trim_end_matches('/') {
         "" => &location[..location.len().min(1)],
         rest => rest,

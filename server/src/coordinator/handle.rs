@@ -1,6 +1,7 @@
 //! The handle to the control plane: what the edge calls.
 
 pub(super) mod restoring;
+mod savepoints;
 
 use std::{
     collections::HashMap,
@@ -29,7 +30,6 @@ use super::{
     head::{HeadFile, OpenError},
     job::{self, Job, Seen},
     machine::{Answer, Connection, Event},
-    round::Kind,
     servers::{Link, Servers},
     spec,
 };
@@ -259,8 +259,7 @@ impl Coordinator {
 
     /// Takes a checkpoint and waits until it is complete.
     pub async fn trigger(&self, name: &str, full: bool) -> Result<v1::CompletedCheckpoint, Refused> {
-        let kind = Kind::Manual;
-        match self.job(name)?.ask(|token| Event::Trigger { token, kind, full }).await? {
+        match self.job(name)?.ask(|token| Event::Trigger { token, full }).await? {
             Answer::Checkpoint(checkpoint) => Ok(checkpoint),
             _ => Err(wrong_answer()),
         }

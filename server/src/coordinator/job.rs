@@ -26,7 +26,7 @@ use super::{
     plan,
 };
 use crate::{
-    checkpoint::{layout, manifest, objects::SharedStore, stores::Stores},
+    checkpoint::{copy, layout, manifest, objects::SharedStore, stores::Stores},
     lease::{boot_ms, wall_ms},
 };
 
@@ -205,6 +205,7 @@ impl Task {
         match action {
             Action::WriteHead(head) => self.write_head(*head),
             Action::WriteManifest(id, manifest) => self.write_manifest(id, *manifest),
+            Action::WriteSavepoint(id, manifest, entry) => self.write_savepoint(id, *manifest, *entry),
             Action::ReadWorkerState(entry) => self.read_worker_state(entry),
             Action::ToServer(server, message) => drop(self.environment.servers.send((server, message))),
             Action::ToWorker(connection, message) => self.tell_worker(connection, message),
@@ -267,6 +268,18 @@ impl Task {
         });
     }
 
+    fn write_savepoint(&self, id: super::round::Id, manifest: v1::Manifest, entry: v1::CompletedCheckpoint) {
+        let (environment, events) = (self.environment.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let stored = finish(&environment.stores, &entry, &manifest).await;
+            if let Ok(entry) = &stored {
+                let (location, prefix) = (&entry.location, &entry.prefix);
+                info!(job = entry.job, checkpoint = entry.id, location, prefix, "savepoint taken");
+            }
+            events.send(Input::Event(Event::SavepointWritten { id, stored })).await.ok();
+        });
+    }
+
     fn read_worker_state(&self, entry: v1::CompletedCheckpoint) {
         let (environment, events) = (self.environment.clone(), self.events.clone());
         tokio::spawn(async move {
@@ -285,6 +298,19 @@ impl Task {
             events.send(Input::Event(Event::WorkerState { checkpoint: entry.id, state })).await.ok();
         });
     }
+}
+
+/// Makes a savepoint whole, of which all files are there.
+async fn finish(
+    stores: &Stores,
+    entry: &v1::CompletedCheckpoint,
+    manifest: &v1::Manifest,
+) -> Result<v1::CompletedCheckpoint, String> {
+    let store = stores.at(&entry.location).await.map_err(|error| error.to_string())?;
+    let folder = layout::Job::at(&entry.prefix).ok_or_else(|| format!("{:?} leaves its store", entry.prefix))?;
+    let written = copy::finish(entry, manifest, &store, &folder).await.map_err(|error| error.to_string())?;
+    let (location, prefix) = (entry.location.clone(), entry.prefix.clone());
+    Ok(v1::CompletedCheckpoint { location, prefix, ..written })
 }
 
 impl Seen {

@@ -75,7 +75,9 @@ pub enum Event {
     /// Somebody made the job and waits until servers know it.
     Created { token: Token },
     /// Somebody wants a checkpoint now.
-    Trigger { token: Token, kind: Kind, full: bool },
+    Trigger { token: Token, full: bool },
+    /// Somebody wants a savepoint now, in a folder of this id below the target's.
+    Savepoint { token: Token, target: v1::SavepointTarget, id: String },
     /// Somebody wants to know what is garbage, and to have it deleted unless it is a dry run.
     Collect { token: Token, dry_run: bool },
     /// A step of a collection was done.
@@ -98,6 +100,8 @@ pub enum Event {
     Deposed,
     /// A manifest is stored: its checksum and length.
     ManifestWritten { id: Id, stored: Result<(u32, u64), String> },
+    /// A savepoint is whole: its entry.
+    SavepointWritten { id: Id, stored: Result<v1::CompletedCheckpoint, String> },
     /// The worker state of a checkpoint was read.
     WorkerState { checkpoint: u64, state: Result<Vec<v1::WorkerState>, Refused> },
 }
@@ -109,6 +113,8 @@ pub enum Action {
     WriteHead(Box<v1::JobHead>),
     /// Store a manifest.
     WriteManifest(Id, Box<v1::Manifest>),
+    /// Store a savepoint's manifest, and then what makes it whole, where its entry says.
+    WriteSavepoint(Id, Box<v1::Manifest>, Box<v1::CompletedCheckpoint>),
     /// Read the worker state of a completed checkpoint.
     ReadWorkerState(v1::CompletedCheckpoint),
     /// List the job's objects, after writing one that tells the store's time if so said.
@@ -309,13 +315,19 @@ impl Machine {
                     server.applied = applied;
                 }
             }
-            Event::Snapshot(report) => self.shard_reported(report),
+            Event::Snapshot(report) => self.shard_reported(report, now, actions),
             Event::SnapshotFailed(failed) => self.snapshot_failed(failed, now, actions),
             Event::Joined { connection, hello } => self.joined(connection, &hello, now, actions),
             Event::Worker { connection, message } => self.worker(connection, message, now, actions),
             Event::Disconnected { connection } => self.members.disconnected(connection),
             Event::Created { token } => self.until_known.push((token, Answer::Done)),
-            Event::Trigger { token, kind, full } => self.triggers.push(rounds::Trigger { token, kind, full }),
+            Event::Trigger { token, full } => {
+                self.triggers.push(rounds::Trigger { token, kind: Kind::Manual, full, savepoint: None });
+            }
+            Event::Savepoint { token, target, id } => {
+                let savepoint = Some((target, id));
+                self.triggers.push(rounds::Trigger { token, kind: Kind::Savepoint, full: true, savepoint });
+            }
             Event::Collect { token, dry_run } => self.collector.ask(token, dry_run),
             Event::Collection { run, done } => self.collection_step(run, done, now, actions),
             Event::Pin { token, pin } => self.pin(token, pin, actions),
@@ -333,6 +345,7 @@ impl Machine {
             Event::HeadWritten => self.head_written(now, actions),
             Event::Deposed => self.depose(actions),
             Event::ManifestWritten { id, stored } => self.manifest_written(&id, stored, now, actions),
+            Event::SavepointWritten { id, stored } => self.savepoint_written(&id, stored, now, actions),
             Event::WorkerState { checkpoint, state } => {
                 let asked = match &self.restored {
                     Restored::Reading(id) => *id == checkpoint,
@@ -356,7 +369,7 @@ impl Machine {
         self.expire(now, actions);
         self.read_worker_state(now, actions);
         self.abort_condemned(now, actions);
-        self.store_complete_rounds(actions);
+        self.store_complete_rounds(now, actions);
         if self.in_flight.is_none() {
             self.write_head(now, actions);
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use forebay_proto::v1;
 
 use super::machine::Token;
+use crate::checkpoint::layout;
 
 /// Who wants a checkpoint. Later ones come first (Flink: CheckpointRequestDecider).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +74,8 @@ pub struct Round {
     pub stored: Option<v1::CompletedCheckpoint>,
     /// True while the head that commits it is being written.
     pub committing: bool,
+    /// Where it goes, if it is a savepoint.
+    pub savepoint: Option<v1::SavepointTarget>,
 }
 
 /// Names a round.
@@ -111,6 +114,7 @@ impl Round {
             reusable: Vec::new(),
             stored: None,
             committing: false,
+            savepoint: None,
         }
     }
 
@@ -217,7 +221,28 @@ impl Round {
             shards: self.shards.len() as u32,
             workers_done: self.workers.values().flatten().count() as u32,
             workers: self.workers.len() as u32,
+            savepoint: self.savepoint.is_some(),
         }
+    }
+
+    /// The entry of a savepoint that all have reported, as its folder is to tell it.
+    pub fn savepoint_entry(&self, head: &v1::JobHead, completed_ms: i64) -> v1::CompletedCheckpoint {
+        let target = self.savepoint.clone().unwrap_or_default();
+        let job = head.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+        v1::CompletedCheckpoint {
+            location: target.location.clone(),
+            prefix: target.prefix.clone(),
+            format: target.format,
+            savepoint: true,
+            job,
+            ..self.entry(0, 0, completed_ms)
+        }
+    }
+
+    /// True if a snapshot's files are where the round's are to be: a server that has not heard that it is a savepoint
+    /// puts them elsewhere.
+    pub fn is_in_place(&self, snapshot: &v1::ShardSnapshot) -> bool {
+        self.savepoint.is_none() || snapshot.files.iter().all(|file| layout::is_of_savepoint(&file.object))
     }
 
     /// The round's entry in the head, once its manifest is stored.
@@ -226,7 +251,7 @@ impl Round {
         let snapshots = self.shards.values().filter_map(|shard| shard.snapshot.as_ref());
         v1::CompletedCheckpoint {
             id: self.checkpoint,
-            manifest: crate::checkpoint::layout::manifest(self.checkpoint, &self.id),
+            manifest: layout::manifest(self.checkpoint, &self.id),
             manifest_crc32c,
             manifest_bytes,
             triggered_ms: self.triggered_wall_ms,

@@ -169,23 +169,34 @@ impl CoordinatorService for CoordinatorEdge {
 
     async fn create_savepoint(
         &self,
-        _: Request<v1::CreateSavepointRequest>,
+        request: Request<v1::CreateSavepointRequest>,
     ) -> Result<Response<v1::CreateSavepointResponse>, Status> {
-        Err(unsupported("taking a savepoint").into())
+        let savepoint = self.coordinator.savepoint(request.into_inner()).await?;
+        Ok(Response::new(v1::CreateSavepointResponse { savepoint: Some(savepoint) }))
     }
 
     async fn list_savepoints(
         &self,
-        _: Request<v1::ListSavepointsRequest>,
+        request: Request<v1::ListSavepointsRequest>,
     ) -> Result<Response<v1::ListSavepointsResponse>, Status> {
-        Err(unsupported("listing savepoints").into())
+        let savepoints = self.coordinator.savepoints(request.into_inner()).await?;
+        Ok(Response::new(v1::ListSavepointsResponse { savepoints }))
+    }
+
+    async fn describe_savepoint(
+        &self,
+        request: Request<v1::DescribeSavepointRequest>,
+    ) -> Result<Response<v1::DescribeSavepointResponse>, Status> {
+        let (savepoint, manifest) = self.coordinator.describe_savepoint(&request.into_inner().location).await?;
+        Ok(Response::new(v1::DescribeSavepointResponse { savepoint: Some(savepoint), manifest: Some(manifest) }))
     }
 
     async fn delete_savepoint(
         &self,
-        _: Request<v1::DeleteSavepointRequest>,
+        request: Request<v1::DeleteSavepointRequest>,
     ) -> Result<Response<v1::DeleteSavepointResponse>, Status> {
-        Err(unsupported("deleting a savepoint").into())
+        self.coordinator.delete_savepoint(&request.into_inner().location).await?;
+        Ok(Response::new(v1::DeleteSavepointResponse {}))
     }
 
     async fn restore_job(

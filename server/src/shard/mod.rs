@@ -19,6 +19,7 @@ mod meta;
 pub mod open;
 pub mod ops;
 mod place;
+pub mod portable;
 pub mod requests;
 pub mod rescale;
 pub mod snapshot;
@@ -127,7 +128,7 @@ impl Shards {
     /// Takes note that a round begins.
     pub fn round_started(&self, started: v1::RoundStarted) {
         if let Some(job) = self.jobs.get(&started.job_uid) {
-            job.round_started(&started);
+            job.round_started(started);
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     checkpoint::canonical,
-    storage::{self, Backend, Logging, Read, Table, TableId, Writes},
+    storage::{self, Backend, Logging, TableId, Writes},
 };
 
 /// Rows that are written at a time, in bytes of keys and rows.
@@ -166,36 +166,6 @@ fn copy_portable(
     batch.finish()
 }
 
-/// Writes the rows of a range, as `read` shows them, into a file in the portable format.
-pub fn write_portable(
-    read: &dyn Read,
-    tables: &[Table],
-    range: KeyGroupRange,
-    head: &v1::CanonicalHead,
-    path: &Path,
-) -> storage::Result<u64> {
-    let mut writer = canonical::Writer::create(path, head).map_err(portable_error)?;
-    let mut outcome = Ok(());
-    read.scan(TableId::SHARD, b"", b"\xff", &mut |key, row| {
-        if !meta::is_of_a_lane(key) {
-            outcome = writer.shard_row(key, row);
-        }
-        if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    for group in range.iter() {
-        let bounds = KeyGroupRange::new(group.get().into(), u32::from(group.get()) + 1);
-        let Ok((start, end)) = bounds.map(KeyGroupRange::row_bounds) else { continue };
-        for table in tables.iter().filter(|table| table.id != TableId::SHARD) {
-            read.scan(table.id, &start, &end, &mut |key, row| {
-                outcome = writer.row(group, table.id.0, key, row);
-                if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-        }
-    }
-    outcome.map_err(portable_error)?;
-    writer.finish().map_err(portable_error)
-}
-
 /// What belongs to the shards as a whole, merged.
 #[derive(Default)]
 struct Metas {
@@ -264,7 +234,7 @@ fn logging(durability: v1::Durability) -> Logging {
     if durability == v1::Durability::None { Logging::None } else { Logging::Buffered }
 }
 
-fn portable_error(error: canonical::Error) -> storage::Error {
+pub(super) fn portable_error(error: canonical::Error) -> storage::Error {
     let detail = error.to_string();
     match error {
         canonical::Error::Io { path, source } => failed(&path, &source),
@@ -274,7 +244,7 @@ fn portable_error(error: canonical::Error) -> storage::Error {
     }
 }
 
-fn failed(path: &Path, source: &std::io::Error) -> storage::Error {
+pub(super) fn failed(path: &Path, source: &std::io::Error) -> storage::Error {
     match source.kind() {
         std::io::ErrorKind::StorageFull => storage::Error::DiskFull { path: path.to_owned() },
         _ => storage::Error::Io { path: path.to_owned(), detail: source.to_string() },

@@ -18,7 +18,7 @@ use std::{
 use forebay_proto::{reason::Refused, v1::ErrorReason as Reason};
 
 pub use known::{Known, Part, plan};
-pub use pack::{Packer, Target};
+pub use pack::{Names, Packer, Target};
 pub use restore::{Source, restore};
 pub use send::Uploads;
 pub use upload::{Failed, upload};

@@ -118,7 +118,7 @@ impl Coordinator {
         }
         let (location, prefix) = found::place(&self.stores, directory);
         let store = self.stores.at(&location).await.map_err(|error| refused(&error.into()))?;
-        let name = layout::savepoint(job, checkpoint);
+        let name = layout::savepoint(job, checkpoint, &layout::savepoint_id());
         let folder = layout::Job::at(&format!("{prefix}{name}")).ok_or_else(|| {
             Refused::new(Reason::FieldInvalid, format!("{directory} is not a directory's URL")).field("directory")
         })?;

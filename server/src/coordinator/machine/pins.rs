@@ -10,15 +10,21 @@ use v1::ErrorReason as Reason;
 use super::{
     super::{
         retention,
-        round::{self, Id},
+        round::{self, Cause, Id},
     },
-    Action, FAILED_MAX, Machine, Token,
+    Action, FAILED_MAX, Machine, Now, Token,
 };
 
 impl Machine {
-    pub(super) fn shard_reported(&mut self, report: v1::SnapshotReport) {
+    pub(super) fn shard_reported(&mut self, report: v1::SnapshotReport, now: Now, actions: &mut Vec<Action>) {
         match self.rounds.iter_mut().find(|round| round.is(report.checkpoint, &report.round)) {
-            Some(round) => drop(round.shard_reported(report)),
+            Some(round) if report.snapshot.as_ref().is_none_or(|snapshot| round.is_in_place(snapshot)) => {
+                round.shard_reported(report);
+            }
+            Some(round) => {
+                let id = round.id.clone();
+                self.abort(&id, Cause::Io, "a server did not know that it is a savepoint: upgrade it", now, actions);
+            }
             None => {
                 let files = report.snapshot.map(|snapshot| snapshot.files).unwrap_or_default();
                 self.pin_uploads(report.checkpoint, &report.round, files.into_iter().filter(|file| file.uploaded));

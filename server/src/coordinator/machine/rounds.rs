@@ -11,6 +11,7 @@ use super::{
     },
     Action, Answer, FAILED_MAX, Machine, Now, Token, leased,
 };
+use crate::checkpoint::layout;
 
 /// A checkpoint that somebody wants.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Trigger {
     pub(super) token: Token,
     pub(super) kind: Kind,
     pub(super) full: bool,
+    /// Where a savepoint goes: below that folder, in one of this id.
+    pub(super) savepoint: Option<(v1::SavepointTarget, String)>,
 }
 
 impl Machine {
@@ -32,7 +35,7 @@ impl Machine {
             let Some(entry) = entry else { continue };
             self.round_ended(&round, Some(entry.clone()), actions);
             for member in self.members.connected() {
-                let completed = v1::CheckpointCompleted { checkpoint: entry.id };
+                let completed = v1::CheckpointCompleted { checkpoint: entry.id, savepoint: false };
                 actions.push(Action::ToWorker(member.connection, ToWorker::Completed(completed)));
             }
             for token in &round.callers {
@@ -40,9 +43,7 @@ impl Machine {
             }
             self.since_full = if round.base == 0 { 0 } else { self.since_full + 1 };
             self.pause(now);
-            if round.kind != Kind::Savepoint {
-                newest = Some(entry);
-            }
+            newest = Some(entry);
         }
         let Some(newest) = newest else { return };
         let late = |round: &&Round| round.checkpoint < newest.id && round.kind != Kind::Savepoint;
@@ -112,7 +113,7 @@ impl Machine {
         if self.failed.len() > FAILED_MAX {
             self.failed.pop_front();
         }
-        if !matches!(cause, Cause::Subsumed | Cause::Collected) {
+        if !matches!(cause, Cause::Subsumed | Cause::Collected) && round.kind != Kind::Savepoint {
             self.remember_dead(round.id());
             let uploads: Vec<_> = round.uploads().cloned().collect();
             self.pin_uploads(round.checkpoint, &round.id, uploads.into_iter());
@@ -147,11 +148,43 @@ impl Machine {
         self.pin_uploads(failed.checkpoint, &failed.round, failed.uploaded.into_iter());
     }
 
-    pub(super) fn store_complete_rounds(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn store_complete_rounds(&mut self, now: Now, actions: &mut Vec<Action>) {
         for round in self.rounds.iter_mut().filter(|round| !round.storing && round.complete()) {
             round.storing = true;
-            actions.push(Action::WriteManifest(round.id(), Box::new(round.manifest(&self.head))));
+            let manifest = Box::new(round.manifest(&self.head));
+            actions.push(match round.kind {
+                Kind::Savepoint => {
+                    let entry = round.savepoint_entry(&self.head, now.wall_ms);
+                    Action::WriteSavepoint(round.id(), manifest, Box::new(entry))
+                }
+                Kind::Periodic | Kind::Manual => Action::WriteManifest(round.id(), manifest),
+            });
         }
+    }
+
+    /// A savepoint is whole: nothing of it goes into the head, and nothing refers to it.
+    pub(super) fn savepoint_written(
+        &mut self,
+        id: &Id,
+        stored: Result<v1::CompletedCheckpoint, String>,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(at) = self.rounds.iter().position(|round| round.id() == *id) else { return };
+        let entry = match stored {
+            Ok(entry) => entry,
+            Err(cause) => return self.abort(&id.round, Cause::Finalize, &cause, now, actions),
+        };
+        let round = self.rounds.remove(at);
+        self.round_ended(&round, None, actions);
+        for member in self.members.connected() {
+            let completed = v1::CheckpointCompleted { checkpoint: round.checkpoint, savepoint: true };
+            actions.push(Action::ToWorker(member.connection, ToWorker::Completed(completed)));
+        }
+        for token in &round.callers {
+            actions.push(Action::Answer(*token, Ok(Answer::Checkpoint(entry.clone()))));
+        }
+        self.pause(now);
     }
 
     pub(super) fn manifest_written(
@@ -163,11 +196,7 @@ impl Machine {
     ) {
         let Some(round) = self.rounds.iter_mut().find(|round| round.id() == *id) else { return };
         match stored {
-            Ok((crc32c, bytes)) => {
-                let savepoint = round.kind == Kind::Savepoint;
-                let entry = round.entry(crc32c, bytes, now.wall_ms);
-                round.stored = Some(v1::CompletedCheckpoint { savepoint, ..entry });
-            }
+            Ok((crc32c, bytes)) => round.stored = Some(round.entry(crc32c, bytes, now.wall_ms)),
             Err(cause) => self.abort(&id.round, Cause::Finalize, &cause, now, actions),
         }
     }
@@ -219,6 +248,11 @@ impl Machine {
         let base = if full { 0 } else { retention::base(&self.head) };
         let mut round = Round::start(&self.head, id, now.mono_ms, now.wall_ms, base);
         (round.kind, round.number) = (kind, number);
+        round.savepoint = callers.iter().find_map(|trigger| trigger.savepoint.clone()).map(|(target, folder)| {
+            let job = self.head.spec.as_ref().map_or("", |spec| &spec.name);
+            let prefix = format!("{}{}", target.prefix, layout::savepoint(job, round.checkpoint, &folder));
+            v1::SavepointTarget { prefix, ..target }
+        });
         round.callers = callers.into_iter().map(|trigger| trigger.token).collect();
         round.reusable = retention::reusable(&self.head);
         self.tell_started(&round, actions);
@@ -279,6 +313,7 @@ impl Machine {
                 round: round.id.clone(),
                 shards: round.shards_on(&self.head, name) as u32,
                 reusable: round.reusable.clone(),
+                savepoint: round.savepoint.clone(),
             };
             actions.push(Action::ToServer(name.clone(), ToServer::Started(started)));
         }

@@ -6,9 +6,11 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use forebay_proto::v1;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::shard::snapshot::{Known, Packer, Target};
 
@@ -16,16 +18,28 @@ use crate::shard::snapshot::{Known, Packer, Target};
 const ROUNDS_MAX: usize = 16;
 /// Slices that are remembered of a round; what it uploaded beyond is uploaded anew.
 const SLICES_MAX: usize = 100_000;
+/// A barrier may overtake the message that a round has started, which comes by another way; that message alone
+/// tells where a savepoint goes.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 type Id = (u64, String);
 
 /// The rounds of a job, the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Rounds(Mutex<BTreeMap<Id, Round>>);
+pub(super) struct Rounds {
+    rounds: Mutex<BTreeMap<Id, Round>>,
+    news: Notify,
+}
 
 #[derive(Debug)]
 struct Round {
     packer: Arc<Packer>,
+    target: Target,
+    /// Set for a savepoint.
+    savepoint: Option<v1::SavepointFormat>,
+    /// Why its files cannot go where they should.
+    refused: Option<String>,
+    heard: bool,
     /// Rounds whose uploads may be used.
     reusable: Vec<String>,
     /// What it uploaded, as far as it was reported.
@@ -41,19 +55,56 @@ pub(super) struct UnderWay<'a> {
     rounds: &'a Rounds,
     id: Id,
     pub(super) packer: Arc<Packer>,
+    pub(super) target: Target,
+    /// Set for a savepoint.
+    pub(super) savepoint: Option<v1::SavepointFormat>,
+    /// Why the files cannot go where they should.
+    pub(super) refused: Option<String>,
     /// What may be used of aborted rounds.
     pub(super) left: Known,
 }
 
 impl Rounds {
-    /// Takes note that a round begins.
+    /// Takes note that a round begins whose files go there.
     pub(super) fn started(&self, started: &v1::RoundStarted, target: Target) {
-        let mut rounds = self.lock();
-        let id = (started.checkpoint, started.round.clone());
-        let round = rounds.entry(id).or_insert_with(|| Round::new(target, started.shards));
-        round.reusable.clone_from(&started.reusable);
-        round.packer.expect(started.shards);
-        trim(&mut rounds);
+        self.note(started, target, None);
+    }
+
+    /// Takes note that a round begins whose files cannot go where they should.
+    pub(super) fn refused(&self, started: &v1::RoundStarted, target: Target, cause: String) {
+        self.note(started, target, Some(cause));
+    }
+
+    fn note(&self, started: &v1::RoundStarted, target: Target, refused: Option<String>) {
+        {
+            let mut rounds = self.lock();
+            let id = (started.checkpoint, started.round.clone());
+            let round = rounds.entry(id).or_insert_with(|| Round::new(target, started.shards));
+            round.reusable.clone_from(&started.reusable);
+            round.savepoint = started.savepoint.as_ref().map(v1::SavepointTarget::format);
+            (round.refused, round.heard) = (refused, true);
+            round.packer.expect(started.shards);
+            trim(&mut rounds);
+        }
+        self.news.notify_waiters();
+    }
+
+    /// Waits, for a while, until the start of a round has been heard of.
+    pub(super) async fn heard(&self, checkpoint: u64, round: &str) {
+        let id = (checkpoint, round.to_owned());
+        let known = || self.lock().get(&id).is_some_and(|round| round.heard);
+        let wait = async {
+            loop {
+                let mut news = std::pin::pin!(self.news.notified());
+                news.as_mut().enable();
+                if known() {
+                    return;
+                }
+                news.await;
+            }
+        };
+        // A coordinator of an earlier release says nothing.
+        timeout(HEARD_WITHIN, wait).await.ok();
     }
 
     /// A shard begins to upload. `shards` is how many may take part if the round's start was not heard of.
@@ -62,12 +113,13 @@ impl Rounds {
         let id = (checkpoint, round.to_owned());
         let round = rounds.entry(id.clone()).or_insert_with(|| Round::new(target, shards));
         round.under_way += 1;
-        let (packer, reusable) = (round.packer.clone(), round.reusable.clone());
+        let (packer, reusable, target) = (round.packer.clone(), round.reusable.clone(), round.target.clone());
+        let (savepoint, refused) = (round.savepoint, round.refused.clone());
         let left =
             rounds.iter().filter(|((_, round), _)| reusable.contains(round)).flat_map(|(_, left)| &left.uploaded);
         let left = Known::new(left);
         trim(&mut rounds);
-        UnderWay { rounds: self, id, packer, left }
+        UnderWay { rounds: self, id, packer, target, savepoint, refused, left }
     }
 
     /// Takes note that a round has ended.
@@ -95,7 +147,7 @@ impl Rounds {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Round>> {
         // Nothing here can panic halfway.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,8 +161,18 @@ fn trim(rounds: &mut BTreeMap<Id, Round>) {
 
 impl Round {
     fn new(target: Target, shards: u32) -> Self {
-        let packer = Arc::new(Packer::new(target, shards));
-        Self { packer, reusable: Vec::new(), uploaded: Vec::new(), under_way: 0, ended: false }
+        let packer = Arc::new(Packer::new(target.clone(), shards));
+        Self {
+            packer,
+            target,
+            savepoint: None,
+            refused: None,
+            heard: false,
+            reusable: Vec::new(),
+            uploaded: Vec::new(),
+            under_way: 0,
+            ended: false,
+        }
     }
 }
 
@@ -138,7 +200,7 @@ mod tests {
     use super::*;
     use crate::{
         checkpoint::{layout, memory::MemoryStore},
-        shard::snapshot::Uploads,
+        shard::snapshot::{Names, Uploads},
         storage::FrozenFile,
     };
 
@@ -147,7 +209,7 @@ mod tests {
         Target {
             store: Arc::new(MemoryStore::default()),
             job: layout::Job::at("job/").unwrap(),
-            server: "s1".into(),
+            names: Names::Shared("s1".into()),
             uploads: Arc::new(Uploads::new(1, 0, dir.path().join("packs")).unwrap()),
         }
     }
@@ -192,6 +254,22 @@ mod tests {
         assert!(knows(&third, "r2") && !knows(&third, "r1"));
         // A round whose start was not heard of uses none.
         assert!(!knows(&begin(&rounds, 4), "r2"));
+    }
+
+    #[tokio::test]
+    async fn shards_wait_until_they_hear_where_a_round_goes() {
+        let rounds = Rounds::default();
+        let mut waiting = std::pin::pin!(rounds.heard(2, "r2"));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        rounds.started(&started(1, &[]), target());
+        assert!(futures::poll!(waiting.as_mut()).is_pending(), "that is another round");
+        let savepoint = v1::SavepointTarget { format: v1::SavepointFormat::Native.into(), ..Default::default() };
+        rounds.started(&v1::RoundStarted { savepoint: Some(savepoint), ..started(2, &[]) }, target());
+        assert!(futures::poll!(waiting.as_mut()).is_ready());
+        assert_eq!(begin(&rounds, 2).savepoint, Some(v1::SavepointFormat::Native));
+        rounds.refused(&started(3, &[]), target(), "no such bucket".into());
+        rounds.heard(3, "r3").await;
+        assert_eq!(begin(&rounds, 3).refused.as_deref(), Some("no such bucket"));
     }
 
     #[test]

@@ -10,15 +10,35 @@ use super::{
     super::{
         core::Snapshot,
         disk::{self, ShardDir},
-        snapshot::{self, Known, Target},
+        portable::Portable,
+        snapshot::{self, Failed, Known, Names, Target},
     },
     Job, Status,
 };
+use crate::{checkpoint::layout, storage::Frozen};
 
 impl Job {
     /// Takes note that a round begins.
-    pub fn round_started(&self, started: &v1::RoundStarted) {
-        self.rounds.started(started, self.target());
+    pub fn round_started(self: &Arc<Self>, started: v1::RoundStarted) {
+        let Some(savepoint) = started.savepoint.clone() else {
+            return self.rounds.started(&started, self.target());
+        };
+        // To open another store takes time; the shards wait until it is known.
+        let job = self.clone();
+        tokio::spawn(async move {
+            match job.savepoint_target(&savepoint).await {
+                Ok(target) => job.rounds.started(&started, target),
+                Err(cause) => job.rounds.refused(&started, job.target(), cause),
+            }
+        });
+    }
+
+    async fn savepoint_target(&self, savepoint: &v1::SavepointTarget) -> Result<Target, String> {
+        let store = self.environment.stores.at(&savepoint.location).await.map_err(|error| error.to_string())?;
+        let Some(folder) = layout::Job::at(&savepoint.prefix) else {
+            return Err(format!("the savepoint's folder {:?} leaves its store", savepoint.prefix));
+        };
+        Ok(Target { store, job: folder, names: Names::Savepoint, uploads: self.environment.uploads.clone() })
     }
 
     /// Takes note that a round has ended.
@@ -58,7 +78,7 @@ impl Job {
         Target {
             store: self.environment.stores.own().clone(),
             job: self.paths.clone(),
-            server: self.environment.server.clone(),
+            names: Names::Shared(self.environment.server.clone()),
             uploads: self.environment.uploads.clone(),
         }
     }
@@ -88,26 +108,40 @@ impl Job {
 
     /// Uploads what a shard has frozen, and tells what came of it.
     pub(super) async fn upload(&self, taken: Snapshot, dir: &ShardDir) -> Up {
-        let Snapshot { barrier, generation, writer_epoch, frozen, record } = taken;
+        let Snapshot { barrier, generation, writer_epoch, frozen, mut record } = taken;
         let (operator, start, end) = (record.operator.clone(), record.start, record.end);
         let serving = self.view().slots.iter().filter(|slot| matches!(slot.status, Status::Serving(_))).count();
-        let target = self.target();
         let shards = u32::try_from(serving).unwrap_or(u32::MAX);
-        let under_way = self.rounds.begin(barrier.checkpoint, &barrier.round, shards, target.clone());
-        let base = self.base(barrier.base).await;
-        let known = [&*base, &under_way.left];
+        self.rounds.heard(barrier.checkpoint, &barrier.round).await;
+        let under_way = self.rounds.begin(barrier.checkpoint, &barrier.round, shards, self.target());
         let copy = dir.copy(barrier.checkpoint, &barrier.round);
-        let uploaded = snapshot::upload(frozen, record, copy.clone(), &known, &target, &under_way.packer).await;
+        // A savepoint stands alone: it refers to nothing that is there already.
+        let base = if under_way.savepoint.is_some() { Arc::default() } else { self.base(barrier.base).await };
+        let known = [&*base, &under_way.left];
+        let frozen = match under_way.savepoint {
+            Some(v1::SavepointFormat::Canonical) => {
+                record.canonical = true;
+                frozen.map(|frozen| self.portable(frozen, &record, barrier.checkpoint))
+            }
+            _ => frozen,
+        };
+        let uploaded = match &under_way.refused {
+            Some(cause) => Err(Failed::local(&copy, cause)),
+            None => {
+                let (target, packer) = (&under_way.target, &under_way.packer);
+                snapshot::upload(frozen, record, copy.clone(), &known, target, packer).await
+            }
+        };
         let slices = match &uploaded {
+            _ if under_way.savepoint.is_some() => &Vec::new(),
             Ok(snapshot) => &snapshot.files,
             Err(failed) => &failed.uploaded,
         };
         let is_kept = || self.completed.lock().expect("no panics under this lock").contains_key(&barrier.checkpoint);
-        if under_way.reported(slices)
-            && !is_kept()
+        if (under_way.reported(slices) && !is_kept() || under_way.savepoint.is_some())
             && let Err(error) = disk::remove_dir(&copy)
         {
-            warn!(%error, "the local copy of an aborted checkpoint cannot be removed");
+            warn!(%error, "the local copy of an aborted checkpoint or a savepoint cannot be removed");
         }
         match uploaded {
             Ok(snapshot) => {
@@ -144,5 +178,25 @@ impl Job {
                 })
             }
         }
+    }
+
+    /// What is frozen, as rows that every backend reads.
+    fn portable(&self, frozen: Box<dyn Frozen>, record: &v1::ShardSnapshot, checkpoint: u64) -> Box<dyn Frozen> {
+        let view = self.view();
+        let of_operator = view.states.iter().filter(|state| state.operator == record.operator);
+        Box::new(Portable {
+            frozen,
+            backends: self.environment.backends.clone(),
+            kind: record.backend(),
+            durability: view.spec.durability(),
+            head: v1::CanonicalHead {
+                job_uid: self.uid.clone(),
+                checkpoint,
+                operator: record.operator.clone(),
+                start: record.start,
+                end: record.end,
+                states: of_operator.cloned().collect(),
+            },
+        })
     }
 }

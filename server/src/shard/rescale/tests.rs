@@ -10,9 +10,9 @@ use v1::{Backend::Memory, Durability};
 
 use super::*;
 use crate::{
-    shard::ops::Counters,
+    shard::{ops::Counters, portable::write_portable},
     storage::{
-        RocksConfig,
+        RocksConfig, Table,
         row::{self, Header},
     },
 };

@@ -38,10 +38,29 @@ pub struct Target {
     pub store: SharedStore,
     /// The job's paths.
     pub job: layout::Job,
-    /// Name of this server.
-    pub server: String,
+    /// What its files are called.
+    pub names: Names,
     /// The server's uploads.
     pub uploads: Arc<Uploads>,
+}
+
+/// What objects are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Names {
+    /// Those of a server, which later checkpoints may refer to.
+    Shared(String),
+    /// Those of a savepoint, which stands alone.
+    Savepoint,
+}
+
+impl Names {
+    /// A name that was never used before.
+    pub(super) fn fresh(&self) -> String {
+        match self {
+            Self::Shared(server) => layout::shared_file(server),
+            Self::Savepoint => layout::savepoint_file(),
+        }
+    }
 }
 
 /// Bytes of a local file.
@@ -207,8 +226,8 @@ impl Packer {
     }
 
     async fn store_pieces(&self, pieces: Vec<Piece>, bytes: u64) -> Result<Vec<Placed>, Error> {
-        let Target { store, job, server, uploads } = &self.target;
-        let object = layout::shared_file(server);
+        let Target { store, job, names, uploads } = &self.target;
+        let object = names.fresh();
         let full = job.resolve(&object).expect("fresh names are confined");
         let file = Scratch(uploads.scratch_file());
         let path = file.0.clone();

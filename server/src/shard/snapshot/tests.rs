@@ -43,7 +43,7 @@ impl Server {
         let target = Target {
             store: store.clone(),
             job: layout::Job::at("job/").unwrap(),
-            server: "s1".into(),
+            names: Names::Shared("s1".into()),
             uploads: Arc::new(Uploads::new(4, 0, dir.path().join("packs")).unwrap()),
         };
         Self { dir, store, target, backends: Backends::new(&RocksConfig::default()).unwrap() }

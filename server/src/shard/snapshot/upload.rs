@@ -15,10 +15,7 @@ use super::{
     known::{self, Known, Part},
     pack::{Packer, Piece, Target},
 };
-use crate::{
-    checkpoint::layout,
-    storage::{Frozen, FrozenFile},
-};
+use crate::storage::{Frozen, FrozenFile};
 
 /// A file with more is an object of its own.
 const PACKED_BYTES_MAX: u64 = 16 << 20;
@@ -30,6 +27,13 @@ pub struct Failed {
     pub error: Arc<Error>,
     /// Slices that were stored all the same.
     pub uploaded: Vec<v1::SnapshotFile>,
+}
+
+impl Failed {
+    /// A snapshot that did not even begin.
+    pub fn local(dir: &Path, cause: &str) -> Self {
+        Error::local(dir, io::Error::other(cause)).into()
+    }
 }
 
 impl From<Error> for Failed {
@@ -154,7 +158,7 @@ async fn put_alone(path: PathBuf, slice: v1::SnapshotFile, target: &Target) -> R
         checksum(&checked, 0..length)
     })
     .await?;
-    let object = layout::shared_file(&target.server);
+    let object = target.names.fresh();
     let full = target.job.resolve(&object).expect("fresh names are confined");
     let puts = target.uploads.put_file(&target.store, &full, &path, length).await?;
     Ok((v1::SnapshotFile { object, object_bytes: length, crc32c, uploaded: true, ..slice }, puts))

@@ -245,9 +245,33 @@ fn savepoints_come_before_what_was_asked_for_and_that_before_what_is_due() {
     world.report(1003);
     assert_eq!(world.on_their_way()[..2], [1001, 1002], "savepoints are not subsumed");
     world.report(1001);
-    assert_eq!(world.completed(), [7, 1000, 1001, 1003]);
+    assert_eq!(world.completed(), [7, 1000, 1003], "a savepoint is no checkpoint that the job goes back to");
     let Ok(Answer::Checkpoint(entry)) = &world.answers[&Token(2)] else { panic!("{:?}", world.answers) };
-    assert_eq!((entry.id, entry.savepoint), (1001, true));
+    assert_eq!((entry.id, entry.savepoint, &entry.prefix[..]), (1001, true, "savepoints/job-1001-id/"));
+    let told = world.to_worker.iter().rev().find_map(|message| match message {
+        ToWorker::Completed(completed) => Some((completed.checkpoint, completed.savepoint)),
+        _ => None,
+    });
+    assert_eq!(told, Some((1001, true)), "workers must not commit anything for it");
+}
+
+#[test]
+fn a_savepoint_stands_alone_and_its_servers_must_know_that_it_is_one() {
+    let mut world = World::new(v1::CheckpointSettings { interval_ms: Some(0), ..settings() });
+    world.until(1_000);
+    world.trigger(1, Kind::Savepoint, false);
+    let round = world.round(1000);
+    assert_eq!(round.base, 0, "nothing of an earlier checkpoint is referred to");
+    let started = world.to_server.iter().rev().find_map(|message| match message {
+        ToServer::Started(started) => started.savepoint.clone(),
+        _ => None,
+    });
+    assert_eq!(started, round.savepoint);
+    world.step(Event::Snapshot(world.shard_report(&round, 0, "shared/s/x")));
+    assert!(world.on_their_way().is_empty());
+    let refused = world.answers[&Token(1)].as_ref().unwrap_err();
+    assert!(refused.message.contains("savepoint"), "{}", refused.message);
+    assert!(world.machine.head().pins.is_empty(), "what a savepoint uploaded is of no use to a checkpoint");
 }
 
 #[test]

@@ -55,6 +55,7 @@ impl World {
                 }
                 Action::WriteHead(_) => Event::HeadWritten,
                 Action::WriteManifest(id, _) => Event::ManifestWritten { id, stored: Ok((1, 2)) },
+                Action::WriteSavepoint(id, _, entry) => Event::SavepointWritten { id, stored: Ok(*entry) },
                 Action::ReadWorkerState(entry) => Event::WorkerState { checkpoint: entry.id, state: Ok(state()) },
                 Action::ToServer(server, ToServer::Job(wanted)) => Event::Applied { server, applied: serving(&wanted) },
                 Action::ToServer(_, message) => {
@@ -164,7 +165,8 @@ impl World {
         let message = v1::join_request::Message::Report(report);
         self.step(Event::Worker { connection: Connection(1), message });
         for start in [0, 64] {
-            let object = format!("shared/s/{}-{start}", round.checkpoint);
+            let folder = if round.savepoint.is_some() { "files" } else { "shared/s" };
+            let object = format!("{folder}/{}-{start}", round.checkpoint);
             self.step(Event::Snapshot(self.shard_report(round, start, &object)));
         }
     }
@@ -178,7 +180,14 @@ impl World {
 
     /// Asks for a checkpoint.
     pub fn trigger(&mut self, token: u64, kind: Kind, full: bool) {
-        self.step(Event::Trigger { token: Token(token), kind, full });
+        let token = Token(token);
+        self.step(match kind {
+            Kind::Savepoint => {
+                let target = v1::SavepointTarget { prefix: "savepoints/".into(), ..Default::default() };
+                Event::Savepoint { token, target, id: "id".into() }
+            }
+            Kind::Manual | Kind::Periodic => Event::Trigger { token, full },
+        });
     }
 }
 

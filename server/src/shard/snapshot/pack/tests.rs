@@ -22,7 +22,7 @@ impl Place {
         Target {
             store: self.store.clone(),
             job: layout::Job::at("job/").unwrap(),
-            server: "s1".into(),
+            names: Names::Shared("s1".into()),
             uploads: Arc::new(Uploads::new(4, 0, self.dir.path().join("packs")).unwrap()),
         }
     }
