@@ -83,6 +83,7 @@ bench:
 	deploy/setup.sh tests
 	$(BUILD)
 	$(CARGO_TARGET_DIR)/release/bench --runs $(RUNS)
+	$(CARGO_TARGET_DIR)/release/bench-checkpoints --runs $(RUNS)
 
 # libFuzzer needs flags that stable compilers take only when told to.
 fuzz:

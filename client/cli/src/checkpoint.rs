@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     connection::Connection,
+    diff,
     failure::Failure,
     output::{Answer, bytes, columns, duration, facts, moment},
     restore,
@@ -37,6 +38,8 @@ pub enum Command {
         /// The checkpoint [default: the last completed one].
         id: Option<u64>,
     },
+    /// Tell what changed between two completed checkpoints, key by key.
+    Diff(diff::Diff),
     /// Copy a checkpoint to another directory, self-contained.
     Copy(restore::Copy),
     /// Read everything that a checkpoint consists of, and tell what is missing, damaged or too much.
@@ -53,6 +56,7 @@ pub async fn run(connection: &Connection, command: Command) -> Result<Answer, Fa
     match command {
         Command::Trigger { job, full } => trigger(connection, job, full).await,
         Command::List { job } => list(connection, job).await,
+        Command::Diff(diff) => diff.run(connection).await,
         Command::Copy(copy) => restore::copy(connection, copy).await,
         Command::Describe { job, id } => describe(connection, job, id.unwrap_or_default()).await,
         Command::Verify { job, id } => verify(connection, job, id.unwrap_or_default()).await,

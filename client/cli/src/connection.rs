@@ -7,7 +7,7 @@ use forebay_client::routing::Table;
 use forebay_proto::KeyGroup;
 use forebay_proto::v1::{
     ErrorReason, GetRoutingRequest, Route, Routing, coordinator_service_client::CoordinatorServiceClient,
-    state_service_client::StateServiceClient,
+    debug_service_client::DebugServiceClient, state_service_client::StateServiceClient,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
@@ -67,6 +67,31 @@ impl Connection {
         choose: impl Fn(&Routing) -> Result<Route, Failure>,
         call: impl AsyncFn(State) -> Result<T, Status>,
     ) -> Result<T, Failure> {
+        let state = |channel| {
+            StateServiceClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        };
+        self.call_at(job, choose, async |channel| call(state(channel)).await).await
+    }
+
+    /// The same for what people look at.
+    pub async fn call_debug<T>(
+        &self,
+        job: &str,
+        choose: impl Fn(&Routing) -> Result<Route, Failure>,
+        call: impl AsyncFn(DebugServiceClient<Channel>) -> Result<T, Status>,
+    ) -> Result<T, Failure> {
+        let debug = |channel| DebugServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        self.call_at(job, choose, async |channel| call(debug(channel)).await).await
+    }
+
+    async fn call_at<T>(
+        &self,
+        job: &str,
+        choose: impl Fn(&Routing) -> Result<Route, Failure>,
+        call: impl AsyncFn(Channel) -> Result<T, Status>,
+    ) -> Result<T, Failure> {
         self.retry(async || {
             let route = choose(&self.routing(job).await?)?;
             if route.address.is_empty() {
@@ -74,11 +99,7 @@ impl Connection {
                     format!("shard {}[{},{}) has no server at the moment", route.operator, route.start, route.end);
                 return Err(Failure::refused(ErrorReason::ShardRestoring, message));
             }
-            let channel = connect(&url(&route.address)).await?;
-            let state = StateServiceClient::new(channel)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX);
-            call(state).await.map_err(Failure::of_server)
+            call(connect(&url(&route.address)).await?).await.map_err(Failure::of_server)
         })
         .await
     }

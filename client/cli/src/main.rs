@@ -10,6 +10,7 @@ mod checkpoint;
 mod cluster;
 mod connection;
 mod cost;
+mod diff;
 mod failure;
 mod garbage;
 mod job;

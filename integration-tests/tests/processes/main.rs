@@ -14,6 +14,7 @@ mod flights;
 mod grpcurl;
 mod jobs;
 mod object_stores;
+mod readback;
 mod redistribution;
 mod restores;
 mod savepoints;

@@ -3,7 +3,7 @@
 //! Every change of grants, generations, states and completed checkpoints is decided here, in one
 //! place, and is in force only once the head that holds it is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use forebay_proto::{reason::Refused, v1};
 
@@ -191,9 +191,6 @@ fn pins(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes, pl
 /// The desired state of a server.
 pub fn assignment(head: &v1::JobHead, server: &str) -> v1::JobAssignment {
     let shards: Vec<_> = head.shards.iter().filter(|entry| entry.server == server).cloned().collect();
-    let last = head.completed.last().map(|completed| completed.id);
-    let restored = shards.iter().map(|entry| entry.restored_from);
-    let needed: BTreeSet<u64> = restored.chain(last).chain([retention::base(head)]).collect();
     v1::JobAssignment {
         version: head.version,
         job_uid: head.job_uid.clone(),
@@ -202,7 +199,7 @@ pub fn assignment(head: &v1::JobHead, server: &str) -> v1::JobAssignment {
         spec: head.spec.clone(),
         states: head.states.clone(),
         retained: retention::kept(head),
-        checkpoints: head.completed.iter().filter(|completed| needed.contains(&completed.id)).cloned().collect(),
+        checkpoints: head.completed.clone(),
         deleted: head.deleted,
         restored_checkpoint: head.restored_checkpoint,
         shards,

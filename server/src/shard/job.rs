@@ -1,6 +1,7 @@
 //! One job on this server: brings its shards to what the coordinator wants.
 
 mod make;
+mod readback;
 mod rounds;
 mod upload;
 
@@ -30,6 +31,8 @@ use super::{
     thread::{Said, Shard},
 };
 use crate::checkpoint::layout;
+pub use readback::AtCheckpoint;
+use readback::OpenSnapshots;
 use rounds::Rounds;
 
 /// Shards that are restored at a time.
@@ -85,6 +88,7 @@ pub struct Job {
     applied: tokio::sync::Mutex<u64>,
     completed: Mutex<BTreeMap<u64, v1::CompletedCheckpoint>>,
     rounds: Rounds,
+    snapshots: OpenSnapshots,
     /// What the store holds of the checkpoint that others build on.
     base: tokio::sync::Mutex<Option<(u64, Arc<Known>)>>,
 }
@@ -109,6 +113,7 @@ impl Job {
             applied: tokio::sync::Mutex::new(0),
             completed: Mutex::default(),
             rounds: Rounds::default(),
+            snapshots: OpenSnapshots::default(),
             base: tokio::sync::Mutex::default(),
         })
     }

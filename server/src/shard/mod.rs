@@ -45,7 +45,7 @@ use crate::{
     lease::Lease,
 };
 
-pub use job::{Slot, Status, View};
+pub use job::{AtCheckpoint, Slot, Status, View};
 
 /// What all shards of a server share.
 #[derive(Debug)]
@@ -168,6 +168,20 @@ impl Shards {
             let message = format!("there is no job {name:?} on this server: create it, or ask the coordinator");
             Refused::new(Reason::JobUnknown, message)
         })
+    }
+
+    /// The shard that held a key group in a completed checkpoint, opened for reading; 0 for the last one.
+    pub async fn at_checkpoint(
+        &self,
+        name: &str,
+        checkpoint: u64,
+        operator: &str,
+        group: KeyGroup,
+    ) -> Result<Arc<AtCheckpoint>, Refused> {
+        let uid = self.job(name)?.uid.clone();
+        let job = self.jobs.get(&uid).map(|job| job.clone());
+        let job = job.ok_or_else(|| Refused::new(Reason::JobUnknown, format!("job {name:?} is gone")))?;
+        job.at_checkpoint(checkpoint, operator, group).await
     }
 
     /// The job of a uid; a job of the same name made anew is another job.

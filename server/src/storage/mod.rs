@@ -180,11 +180,27 @@ pub trait Backend: Read {
     /// Tables that exist, in the order of their ids, [`TableId::SHARD`] first.
     fn tables(&self) -> Vec<Table>;
 
+    /// The files that hold rows of states, and which keys are in each; `None` if that is not known.
+    fn files(&self) -> Result<Option<Vec<Span>>> {
+        Ok(None)
+    }
+
     /// Removes the rows of key groups outside a range, those of [`TableId::SHARD`] apart, without rewriting what stays.
     fn clip(&mut self, range: KeyGroupRange) -> Result<()>;
 
     /// Approximate size in bytes, on disk or in memory.
     fn bytes(&self) -> u64;
+}
+
+/// A file of a backend and the keys in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Name in the backend's directory.
+    pub name: String,
+    /// Its smallest key.
+    pub smallest: Bytes,
+    /// Its largest key.
+    pub largest: Bytes,
 }
 
 /// A frozen content, to be turned into files away from the shard's own work.

@@ -3,7 +3,7 @@
 use clap::Args;
 use forebay_proto::v1::{ErrorReason, GetRequest, GetResponse, MapGetRequest, ReadView, StateKind};
 
-use super::{place::Place, show};
+use super::{at, place::Place, show};
 use crate::{
     arguments::{StateName, Within},
     connection::Connection,
@@ -41,6 +41,9 @@ pub struct Get {
     /// As of the last completed checkpoint.
     #[arg(long)]
     committed: bool,
+    /// As of this completed checkpoint; 0 is the last one.
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with_all = ["committed", "prefix", "from", "to", "page"])]
+    at: Option<u64>,
     #[command(flatten)]
     within: Within,
 }
@@ -50,6 +53,11 @@ impl Get {
     pub async fn run(self, connection: &Connection) -> Result<Answer, Failure> {
         let place = Place::find(connection, &self.state, self.key.as_deref(), &self.within).await?;
         self.check(place.kind())?;
+        if let Some(checkpoint) = self.at {
+            let limit = self.limit.unwrap_or_default();
+            let found = place.read_at(checkpoint, self.map_key.as_deref(), limit).await?;
+            return Ok(at::answer(&place, &found));
+        }
         match &self.map_key {
             Some(map_key) if place.kind() != StateKind::Multimap => self.entry(&place, map_key).await,
             _ => self.whole(&place).await,

@@ -2,6 +2,7 @@
 //!
 //! A command first asks the coordinator for the state's codecs, then calls the server that holds the key.
 
+pub mod at;
 mod cas;
 mod count;
 mod cursor;

@@ -4,8 +4,9 @@
 //! refused before anything is sent.
 
 use forebay_proto::v1::{
-    Address, DescribeJobRequest, ErrorReason, RegisteredState, StateDescriptor, StateKind, Value,
-    state_service_client::StateServiceClient,
+    Address, DescribeJobRequest, ErrorReason, Notation, ReadAtCheckpointRequest, ReadAtCheckpointResponse,
+    RegisteredState, Route, Routing, StateDescriptor, StateKind, Value, Written, WrittenAddress,
+    debug_service_client::DebugServiceClient, state_service_client::StateServiceClient, written,
 };
 use serde_json::{Value as Json, json};
 use tonic::{Response, Status, transport::Channel};
@@ -109,12 +110,43 @@ impl<'a> Place<'a> {
         &self,
         call: impl AsyncFn(StateServiceClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        let Address { job, operator, key_group, .. } = &self.address;
-        let choose = |routing: &_| match &self.key {
+        let choose = |routing: &_| self.route(routing);
+        self.connection.call_shard(&self.address.job, choose, async |state| Ok(call(state).await?.into_inner())).await
+    }
+
+    /// Reads what is stored here as of a completed checkpoint.
+    pub async fn read_at(
+        &self,
+        checkpoint: u64,
+        map_key: Option<&str>,
+        limit: u32,
+    ) -> Result<ReadAtCheckpointResponse, Failure> {
+        let written = |typed: &str| Some(Written { form: Some(written::Form::Text(typed.to_owned())) });
+        let Address { job, operator, state, key_group, .. } = self.address.clone();
+        let address = WrittenAddress {
+            job: job.clone(),
+            operator: operator.clone(),
+            state,
+            key: self.key.as_ref().and_then(|_| written(&self.typed_key)),
+            namespace: self.typed_namespace.as_deref().and_then(written),
+            map_key: map_key.and_then(written),
+            key_group,
+        };
+        let notation = Notation::Unspecified.into();
+        let request = ReadAtCheckpointRequest { address: Some(address), checkpoint, notation, limit };
+        let choose = |routing: &_| self.route(routing);
+        let call = async |mut debug: DebugServiceClient<Channel>| {
+            Ok(debug.read_at_checkpoint(request.clone()).await?.into_inner())
+        };
+        self.connection.call_debug(&job, choose, call).await
+    }
+
+    fn route(&self, routing: &Routing) -> Result<Route, Failure> {
+        let Address { operator, key_group, .. } = &self.address;
+        match &self.key {
             Some(key) => route_of(routing, operator, key, *key_group),
             None => route_of_group(routing, operator, key_group.unwrap_or_default()),
-        };
-        self.connection.call_shard(job, choose, async |state| Ok(call(state).await?.into_inner())).await
+        }
     }
 
     /// Returns the address as it was typed, as the start of a JSON answer.

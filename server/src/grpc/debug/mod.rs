@@ -6,6 +6,7 @@
 
 mod address;
 mod describe;
+mod diff;
 mod entry;
 mod locate;
 mod probe;
@@ -99,15 +100,16 @@ impl DebugService for DebugEdge {
 
     async fn read_at_checkpoint(
         &self,
-        _: Request<v1::ReadAtCheckpointRequest>,
+        request: Request<v1::ReadAtCheckpointRequest>,
     ) -> Result<Response<v1::ReadAtCheckpointResponse>, Status> {
-        Err(unsupported("reading as of a checkpoint").into())
+        Ok(Response::new(entry::get_at(self.shards()?, request.into_inner()).await?))
     }
 
     async fn diff_checkpoints(
         &self,
-        _: Request<v1::DiffCheckpointsRequest>,
+        request: Request<v1::DiffCheckpointsRequest>,
     ) -> Result<Response<Self::DiffCheckpointsStream>, Status> {
-        Err(unsupported("comparing checkpoints").into())
+        let differences = diff::diff(self.shards()?.clone(), request.into_inner())?;
+        Ok(Response::new(Box::pin(differences)))
     }
 }

@@ -82,6 +82,16 @@ impl Place {
         }
     }
 
+    /// Numeric id of the state.
+    pub(in crate::grpc) fn state_id(&self) -> u32 {
+        self.state.id
+    }
+
+    /// The key group of the key.
+    pub(in crate::grpc) fn key_group(&self) -> KeyGroup {
+        self.key_group
+    }
+
     /// Freezes the state's rows in the shard.
     pub(in crate::grpc) async fn part(&self, committed: bool) -> Result<Part, Refused> {
         Part::of(self.shard.clone(), self.state.id, committed).await

@@ -33,9 +33,9 @@ use rocksdb::{
 };
 use uuid::Uuid;
 
-use super::{Backend, Error, Frozen, Logging, Read, Result, Table, TableId, Visitor, Write, Writes};
+use super::{Backend, Error, Frozen, Logging, Read, Result, Span, Table, TableId, Visitor, Write, Writes};
 use crate::storage;
-use columns::Column;
+use columns::{Column, SHARD_TABLE};
 pub use options::RocksShared;
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -80,7 +80,7 @@ impl RocksBackend {
         }
         let exists = columns::database_exists(dir)?;
         let options = shared.database(logged, tolerance, exists);
-        let columns = if exists { columns::on_disk(&options, dir)? } else { vec![Column::new(columns::SHARD_TABLE)] };
+        let columns = if exists { columns::on_disk(&options, dir)? } else { vec![Column::new(SHARD_TABLE)] };
         let family = |name: &str, options| ColumnFamilyDescriptor::new(name, options);
         let families = columns
             .iter()
@@ -236,6 +236,18 @@ impl Backend for RocksBackend {
 
     fn tables(&self) -> Vec<Table> {
         self.tables.values().map(|column| column.table).collect()
+    }
+
+    fn files(&self) -> Result<Option<Vec<Span>>> {
+        let shard = Column::new(SHARD_TABLE).name;
+        let files = self.engine.db.live_files().map_err(|err| self.engine.error(err))?;
+        let span = |file: rocksdb::LiveFile| Span {
+            name: file.name.trim_start_matches('/').to_owned(),
+            smallest: file.start_key.unwrap_or_default().into(),
+            // Behind every key: what is not known may be anything.
+            largest: file.end_key.unwrap_or_else(|| vec![0xff; 2]).into(),
+        };
+        Ok(Some(files.into_iter().filter(|file| file.column_family_name != shard).map(span).collect()))
     }
 
     fn clip(&mut self, range: KeyGroupRange) -> Result<()> {

@@ -456,7 +456,7 @@ fn all_rows(backend: &dyn Backend, table: TableId) -> Vec<(Vec<u8>, Vec<u8>)> {
 #[test]
 fn names_of_families_are_read_as_they_are_written() {
     let functions = MergeFunction::ALL.into_iter().map(Some).chain([None]);
-    for table in functions.map(|merge| Table { id: TableId(u32::MAX), merge }).chain([columns::SHARD_TABLE]) {
+    for table in functions.map(|merge| Table { id: TableId(u32::MAX), merge }).chain([SHARD_TABLE]) {
         let column = Column::new(table);
         assert_eq!(Column::parse(&column.name).map(|column| column.table), Some(table), "{}", column.name);
     }
