@@ -162,8 +162,6 @@ async fn what_comes_later_is_said_to_be_unsupported() {
     let later = [
         debug.explain_key(v1::ExplainKeyRequest::default()).await.map(drop),
         debug.top_keys(v1::TopKeysRequest::default()).await.map(drop),
-        debug.read_at_checkpoint(v1::ReadAtCheckpointRequest::default()).await.map(drop),
-        debug.diff_checkpoints(v1::DiffCheckpointsRequest::default()).await.map(drop),
     ];
     for answer in later {
         assert_eq!(reason(&answer.unwrap_err()), ErrorReason::Unsupported);
