@@ -23,6 +23,9 @@ pub struct Restore {
     /// Take the newest checkpoint there that is whole, however many newer ones are not.
     #[arg(long, requires = "from")]
     newest_complete: bool,
+    /// The savepoint or copy there belongs to the job from now on, and is deleted once the job does not need it any more.
+    #[arg(long, requires = "from")]
+    claim: bool,
     /// Another number of shards, such as `stats=16`; may be repeated.
     #[arg(long, value_name = "OPERATOR=N", value_parser = operator_shards)]
     shards: Vec<(String, u32)>,
@@ -61,7 +64,7 @@ pub async fn restore(connection: &Connection, restore: Restore) -> Result<Answer
         job: restore.job,
         checkpoint: restore.checkpoint.unwrap_or_default(),
         location: restore.from.unwrap_or_default(),
-        claim: ClaimFiles::NoClaim.into(),
+        claim: if restore.claim { ClaimFiles::Claim } else { ClaimFiles::NoClaim }.into(),
         validate_only: restore.dry_run,
         shards: restore.shards.into_iter().collect::<HashMap<_, _>>(),
         newest_complete: restore.newest_complete,

@@ -220,3 +220,37 @@ async fn worker_state_of_a_savepoint_is_given_to_the_workers_of_another_job() {
     assert!(assigned.restored());
     assert_eq!(assigned.worker_state().values::<Utf8, String>("positions").unwrap(), ["17"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claimed_savepoint_goes_once_the_job_that_claimed_it_needs_it_no_more() {
+    let forebay = with_savepoints().await;
+    let api = forebay.api();
+    job(&api, "job", Backend::Rocksdb, 2).await;
+    let savepoint = take(&api, "job", SavepointFormat::Native).await.unwrap();
+    let claim = |job: &str, claim: v1::ClaimFiles| v1::RestoreJobRequest {
+        job: job.into(),
+        location: savepoint.location.clone(),
+        claim: claim.into(),
+        ..Default::default()
+    };
+    api.coordinator().restore_job(claim("reader", v1::ClaimFiles::NoClaim)).await.unwrap();
+    api.serving("reader").await;
+    let refused = api.coordinator().restore_job(claim("owner", v1::ClaimFiles::Claim)).await.unwrap_err();
+    assert!(reason(&refused) == ErrorReason::SettingsConflict && refused.message().contains("reader"), "{refused}");
+    api.delete("reader").await.unwrap();
+    api.coordinator().restore_job(claim("owner", v1::ClaimFiles::Claim)).await.unwrap();
+    api.serving("owner").await;
+    let before = api.digest("owner").await.unwrap();
+    for _ in 0..4 {
+        api.checkpoint("owner").await.unwrap();
+    }
+    assert_eq!(found(&api, "").await.len(), 1, "the generation began with it: workers would be given its state");
+    let again = v1::RestoreJobRequest { job: "owner".into(), ..Default::default() };
+    api.coordinator().restore_job(again).await.unwrap();
+    api.serving("owner").await;
+    for _ in 0..3 {
+        api.checkpoint("owner").await.unwrap();
+    }
+    eventually("the claimed savepoint is deleted", || async { found(&api, "").await.is_empty().then_some(()) }).await;
+    assert_eq!(api.digest("owner").await.unwrap(), before);
+}

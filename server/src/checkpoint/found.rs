@@ -91,6 +91,23 @@ pub async fn list(stores: &Stores, directory: &str) -> Result<Vec<v1::CompletedC
     Ok(found)
 }
 
+/// Deletes the folder of a savepoint or of a copied checkpoint, or what one that broke off has left. Anything else there
+/// is [`Nothing`](Error::Nothing), and stays.
+pub async fn remove(stores: &Stores, location: &str, prefix: &str) -> Result<(), Error> {
+    let store = stores.at(location).await?;
+    let objects = store.list(prefix).await?;
+    let mut names: Vec<&str> = objects.iter().filter_map(|object| object.path.strip_prefix(prefix)).collect();
+    if names.is_empty() || !names.iter().all(|name| layout::is_of_savepoint(name)) {
+        return Err(Error::Nothing { location: format!("{location}/{prefix}") });
+    }
+    // What makes it whole goes first: half of a savepoint is none.
+    names.sort_by_key(|name| *name != layout::SAVEPOINT);
+    for name in names {
+        store.delete(&format!("{prefix}{name}")).await?;
+    }
+    Ok(())
+}
+
 /// The store and the prefix of a directory: the cluster's own, if it lies in there.
 pub fn place(stores: &Stores, directory: &str) -> (String, String) {
     match stores.own_prefix(directory) {

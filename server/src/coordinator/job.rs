@@ -26,7 +26,7 @@ use super::{
     plan,
 };
 use crate::{
-    checkpoint::{copy, layout, manifest, objects::SharedStore, stores::Stores},
+    checkpoint::{copy, found, layout, manifest, objects::SharedStore, stores::Stores},
     lease::{boot_ms, wall_ms},
 };
 
@@ -215,6 +215,7 @@ impl Task {
                     waiting.send(answer).ok();
                 }
             }
+            Action::DeleteClaimed(entry) => self.delete_claimed(entry),
             Action::Routing => {}
             collecting => self.collect(collecting),
         }
@@ -277,6 +278,23 @@ impl Task {
                 info!(job = entry.job, checkpoint = entry.id, location, prefix, "savepoint taken");
             }
             events.send(Input::Event(Event::SavepointWritten { id, stored })).await.ok();
+        });
+    }
+
+    fn delete_claimed(&self, entry: Box<v1::CompletedCheckpoint>) {
+        let (environment, events) = (self.environment.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let done = found::remove(&environment.stores, &entry.location, &entry.prefix).await;
+            // Somebody may have deleted it by hand.
+            let done = match done {
+                Err(found::Error::Nothing { .. }) => Ok(()),
+                done => done.map_err(|error| error.to_string()),
+            };
+            match &done {
+                Ok(()) => info!(location = entry.location, prefix = entry.prefix, "claimed checkpoint deleted"),
+                Err(error) => error!(error, location = entry.location, "a claimed checkpoint cannot be deleted"),
+            }
+            events.send(Input::Event(Event::ClaimedDeleted { entry, done })).await.ok();
         });
     }
 

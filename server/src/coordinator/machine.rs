@@ -86,6 +86,8 @@ pub enum Event {
     Pin { token: Token, pin: v1::Pin },
     /// A pin is not needed any more.
     Unpin { holder: String },
+    /// The folder of a claimed checkpoint was deleted, or could not be.
+    ClaimedDeleted { entry: Box<v1::CompletedCheckpoint>, done: Result<(), String> },
     /// Somebody registers states.
     Register { token: Token, operator: String, descriptors: Vec<v1::StateDescriptor> },
     /// Somebody replaces a descriptor.
@@ -127,6 +129,8 @@ pub enum Action {
     ReadTombstone(u64, String),
     /// Delete objects, of so many bytes.
     DeleteObjects(u64, Vec<String>, u64),
+    /// Delete the folder of a checkpoint that was claimed and is not kept any more.
+    DeleteClaimed(Box<v1::CompletedCheckpoint>),
     /// Tell a server.
     ToServer(String, ToServer),
     /// Tell a worker.
@@ -210,6 +214,8 @@ pub struct Machine {
     deposed: bool,
     /// Makes round ids that no other coordinator makes.
     nonce: String,
+    /// Until when no folder of a claimed checkpoint is deleted; `None` while one is.
+    delete_claimed_ms: Option<i64>,
 }
 
 impl Machine {
@@ -244,6 +250,7 @@ impl Machine {
             notice: None,
             deposed: false,
             nonce,
+            delete_claimed_ms: Some(now.mono_ms),
             head,
         }
     }
@@ -332,6 +339,7 @@ impl Machine {
             Event::Collection { run, done } => self.collection_step(run, done, now, actions),
             Event::Pin { token, pin } => self.pin(token, pin, actions),
             Event::Unpin { holder } => self.wishes.unpin.push(holder),
+            Event::ClaimedDeleted { entry, done } => self.claimed_deleted(*entry, done.is_ok(), now),
             Event::Register { token, operator, descriptors } => {
                 self.wishes.register.push((token, operator, descriptors));
             }
@@ -378,6 +386,7 @@ impl Machine {
         self.answer_once_known(actions);
         self.start_rounds(now, actions);
         self.collect(now, actions);
+        self.delete_claimed(now, actions);
     }
 
     fn write_head(&mut self, now: Now, actions: &mut Vec<Action>) {

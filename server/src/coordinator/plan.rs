@@ -58,6 +58,8 @@ pub struct Wishes {
     pub pin: Vec<(Token, v1::Pin)>,
     /// Holders of pins that are not needed any more.
     pub unpin: Vec<String>,
+    /// Claimed checkpoints whose folders are deleted.
+    pub disowned: Vec<v1::CompletedCheckpoint>,
     /// Rounds that failed, as far as they count.
     pub failures: u32,
     joins: Vec<(Connection, String, Vec<v1::StateDescriptor>)>,
@@ -179,6 +181,9 @@ fn pins(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes, pl
             let message = format!("checkpoint {} is not kept any more: it cannot be pinned", pin.checkpoint);
             planned.answers.push((token, Err(Refused::new(v1::ErrorReason::CheckpointUnknown, message))));
         }
+    }
+    for deleted in wishes.disowned.drain(..) {
+        next.disowned.retain(|entry| !retention::same_place(entry, &deleted));
     }
     for holder in wishes.unpin.drain(..) {
         next.pins.retain(|pin| pin.holder != holder);

@@ -18,6 +18,11 @@ pub fn is_own(completed: &v1::CompletedCheckpoint) -> bool {
     completed.location.is_empty() && completed.prefix.is_empty()
 }
 
+/// True if two entries are of one folder.
+pub fn same_place(one: &v1::CompletedCheckpoint, other: &v1::CompletedCheckpoint) -> bool {
+    (&one.location, &one.prefix) == (&other.location, &other.prefix)
+}
+
 /// The checkpoint that a new round builds on; 0 for none.
 pub fn base(head: &v1::JobHead) -> u64 {
     let last = head.completed.iter().rev().find(|completed| !completed.savepoint);
@@ -121,6 +126,13 @@ fn drop_surplus(next: &mut v1::JobHead, on: &[&Round]) {
         }
         !drop
     });
+    for completed in dropped.iter().filter(|completed| completed.claimed) {
+        // The job may have been taken there more than once.
+        let stays = next.completed.iter().chain(&next.disowned).any(|other| same_place(other, completed));
+        if !stays {
+            next.disowned.push(completed.clone());
+        }
+    }
     for completed in dropped.iter().filter(|completed| is_own(completed)) {
         for pin in next.pins.iter_mut().filter(|pin| pin.checkpoint == completed.id) {
             if !pin.objects.contains(&completed.manifest) {
@@ -263,6 +275,24 @@ mod tests {
         assert_eq!(ids(&next), [1, 4], "4 has completed: 3 comes too late");
         commit(&mut next, &[round(5, 4, true), round(6, 4, true)]);
         assert_eq!((ids(&next), base(&next)), (vec![4, 5, 6], 6));
+    }
+
+    #[test]
+    fn a_claimed_checkpoint_is_disowned_once_no_entry_names_its_folder() {
+        let claimed = |id| v1::CompletedCheckpoint { claimed: true, location: "s3://b/dir".into(), ..entry(id) };
+        let mut next = head(1, &[]);
+        next.completed = vec![claimed(1), claimed(2)];
+        next.restored_checkpoint = 2;
+        commit(&mut next, &[round(3, 0, true)]);
+        assert_eq!((ids(&next), next.disowned.len()), (vec![2, 3], 0), "the other entry still reads it");
+        next.restored_checkpoint = 3;
+        commit(&mut next, &[round(4, 3, true)]);
+        assert_eq!(ids(&next), [4]);
+        assert_eq!(next.disowned, [claimed(2)]);
+        let mut read_only = head(1, &[]);
+        read_only.completed = vec![v1::CompletedCheckpoint { claimed: false, ..claimed(1) }];
+        commit(&mut read_only, &[round(2, 0, true)]);
+        assert_eq!((ids(&read_only), read_only.disowned), (vec![2], vec![]), "what is not claimed stays");
     }
 
     #[test]

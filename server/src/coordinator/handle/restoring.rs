@@ -27,11 +27,12 @@ impl Coordinator {
     /// Takes a job to a checkpoint; a job that does not exist is made from it.
     pub async fn restore(&self, request: v1::RestoreJobRequest) -> Result<v1::JobInfo, Refused> {
         let shards: BTreeMap<String, u32> = request.shards.clone().into_iter().collect();
-        if request.claim() == v1::ClaimFiles::Claim {
-            let message = "claiming the files of a location is not served by this build: they stay as they are";
-            return Err(Refused::new(Reason::Unsupported, message).field("claim"));
-        }
+        let claim = request.claim() == v1::ClaimFiles::Claim;
         if request.location.is_empty() {
+            if claim {
+                let message = "the job's own checkpoints belong to it: only what is elsewhere is claimed";
+                return Err(Refused::new(Reason::FieldInvalid, message).field("claim"));
+            }
             if request.newest_complete {
                 let message = "newest_complete is of a checkpoint from elsewhere: name its location";
                 return Err(Refused::new(Reason::FieldInvalid, message).field("location"));
@@ -43,7 +44,10 @@ impl Coordinator {
         }
         let found = found::find(&self.stores, &request.location, request.checkpoint, request.newest_complete);
         let found = found.await.map_err(|error| refused(&error))?;
-        let entry = v1::CompletedCheckpoint { claimed: false, ..found.entry.clone() };
+        let entry = v1::CompletedCheckpoint { claimed: claim, ..found.entry.clone() };
+        if claim {
+            self.may_claim(&request, &entry)?;
+        }
         match self.job(&request.job) {
             Ok(job) => {
                 let cause = format!("a restore of checkpoint {} at {} was asked for", entry.id, request.location);
@@ -55,6 +59,24 @@ impl Coordinator {
                 let (name, check) = (&request.job, request.validate_only);
                 self.make(name, fresh_uid(), &entry, &found.manifest, &shards, check).await
             }
+        }
+    }
+
+    /// A folder of its own that no other job reads can be claimed: it is deleted whole.
+    fn may_claim(&self, request: &v1::RestoreJobRequest, entry: &v1::CompletedCheckpoint) -> Result<(), Refused> {
+        if !entry.savepoint {
+            let message = format!(
+                "{} is the folder of a job, not of a savepoint or a copied checkpoint: it cannot be claimed",
+                request.location
+            );
+            return Err(Refused::new(Reason::FieldInvalid, message).field("claim"));
+        }
+        match self.reader_of(&entry.location, &entry.prefix, &request.job) {
+            Some((job, _)) => {
+                let message = format!("job {job:?} reads {}, too: it cannot be claimed", request.location);
+                Err(Refused::new(Reason::SettingsConflict, message).field("claim"))
+            }
+            None => Ok(()),
         }
     }
 

@@ -53,33 +53,32 @@ impl Coordinator {
     pub async fn delete_savepoint(&self, location: &str) -> Result<(), Refused> {
         let location = named(location)?;
         let (place, prefix) = found::place(&self.stores, location);
-        let store = self.stores.at(&place).await.map_err(|error| refused(&error.into()))?;
-        let objects = store.list(&prefix).await.map_err(|error| refused(&error.into()))?;
-        let mut names: Vec<&str> = objects.iter().filter_map(|object| object.path.strip_prefix(&prefix)).collect();
-        if names.is_empty() || !names.iter().all(|name| layout::is_of_savepoint(name)) {
-            let message = format!("{location} is not a savepoint's folder: nothing is deleted");
-            return Err(Refused::new(Reason::CheckpointUnknown, message).field("location"));
+        if let Some((job, checkpoint)) = self.reader_of(&place, &prefix, "") {
+            let message = format!(
+                "job {job:?} was taken to {location} (its checkpoint {checkpoint}) and reads it: take a checkpoint, then \
+                 `forebayctl restore {job}`"
+            );
+            return Err(Refused::new(Reason::SettingsConflict, message).field("location"));
         }
-        let folder = self.full(&place, &prefix);
-        for seen in self.all() {
-            let used = |entry: &&v1::CompletedCheckpoint| self.full(&entry.location, &entry.prefix) == folder;
-            if let Some(entry) = seen.head.completed.iter().find(used) {
-                let name = seen.head.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
-                let message = format!(
-                    "job {name:?} was taken to {location} (its checkpoint {}) and reads it: take a checkpoint of the job \
-                     until that one is not retained any more",
-                    entry.id
-                );
-                return Err(Refused::new(Reason::SettingsConflict, message).field("location"));
+        found::remove(&self.stores, &place, &prefix).await.map_err(|error| match error {
+            found::Error::Nothing { .. } => {
+                let message = format!("{location} is not a savepoint's folder: nothing is deleted");
+                Refused::new(Reason::CheckpointUnknown, message).field("location")
             }
-        }
-        // What makes it whole goes first: half of a savepoint is none.
-        names.sort_by_key(|name| *name != layout::SAVEPOINT);
-        for name in names {
-            store.delete(&format!("{prefix}{name}")).await.map_err(|error| refused(&error.into()))?;
-        }
+            error => refused(&error),
+        })?;
         info!(location, "savepoint deleted");
         Ok(())
+    }
+
+    /// A job other than this one that reads a folder, and the checkpoint that it is in the job.
+    pub(super) fn reader_of(&self, location: &str, prefix: &str, but: &str) -> Option<(String, u64)> {
+        let folder = self.full(location, prefix);
+        self.all().into_iter().find_map(|seen| {
+            let name = seen.head.spec.as_ref().map(|spec| spec.name.clone()).filter(|name| name != but)?;
+            let reads = |entry: &&v1::CompletedCheckpoint| self.full(&entry.location, &entry.prefix) == folder;
+            seen.head.completed.iter().find(reads).map(|entry| (name, entry.id))
+        })
     }
 
     fn savepoint_directory<'a>(&'a self, asked: &'a str) -> Result<&'a str, Refused> {

@@ -12,7 +12,7 @@ use super::{
         retention,
         round::{self, Cause, Id},
     },
-    Action, FAILED_MAX, Machine, Now, Token,
+    ASK_AGAIN_MS, Action, FAILED_MAX, Machine, Now, Token,
 };
 
 impl Machine {
@@ -55,6 +55,23 @@ impl Machine {
                 actions.push(Action::Answer(token, Err(refused)));
             }
             None => self.wishes.pin.push((token, pin)),
+        }
+    }
+
+    /// Deletes what the head in force says is not kept any more: nothing names it then, and never will again.
+    pub(super) fn delete_claimed(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let Some(entry) = self.head.disowned.first().filter(|_| self.head.coordinator_epoch == self.epoch) else {
+            return;
+        };
+        if self.delete_claimed_ms.take_if(|at_ms| *at_ms <= now.mono_ms).is_some() {
+            actions.push(Action::DeleteClaimed(Box::new(entry.clone())));
+        }
+    }
+
+    pub(super) fn claimed_deleted(&mut self, entry: v1::CompletedCheckpoint, done: bool, now: Now) {
+        self.delete_claimed_ms = Some(now.mono_ms + if done { 0 } else { ASK_AGAIN_MS });
+        if done {
+            self.wishes.disowned.push(entry);
         }
     }
 
