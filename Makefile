@@ -20,6 +20,7 @@ ROUNDS ?= 50
 RUNS ?= 5
 TARGET ?= packed_ops
 TIME ?= 60
+LENGTH ?= 1024
 CASES ?= 10000
 # Which tenth of the matrices `make test` takes; each commit takes the next.
 MATRIX ?= $(or $(shell git rev-list --count HEAD 2>/dev/null),0)
@@ -28,7 +29,7 @@ BUILD := cargo build --release --workspace --bins --examples --locked
 MEMORY := --no-default-features
 SIMULATION := --release --locked -p forebay-integration-tests --no-default-features --features seeded-bugs
 
-.PHONY: demo test test-long simulate chaos bench fuzz lint fmt setup env
+.PHONY: demo test test-long simulate chaos bench fuzz corpus lint fmt setup env
 
 setup:
 	deploy/setup.sh rocksdb
@@ -85,13 +86,23 @@ bench:
 	$(CARGO_TARGET_DIR)/release/bench --runs $(RUNS)
 	$(CARGO_TARGET_DIR)/release/bench-checkpoints --runs $(RUNS)
 
+# What it finds stays in the cache: hundreds of inputs, of which few are worth a commit.
+FOUND := $(CACHE)/fuzz/$(TARGET)
+CORPUS := integration-tests/fuzz/corpus/$(TARGET)
 # libFuzzer needs flags that stable compilers take only when told to.
+FUZZ := FOREBAY_FUZZ=$(TARGET) RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir integration-tests/fuzz any
+
 fuzz:
 	deploy/setup.sh
 	command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
-	mkdir -p integration-tests/fuzz/corpus/$(TARGET)
-	FOREBAY_FUZZ=$(TARGET) RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir integration-tests/fuzz any \
-	    integration-tests/fuzz/corpus/$(TARGET) -- -max_total_time=$(TIME)
+	mkdir -p $(FOUND) $(CORPUS)
+	$(FUZZ) $(FOUND) $(CORPUS) -- -max_total_time=$(TIME)
+
+# Takes of what `make fuzz` has found the few short inputs that reach code which the corpus does not; how often they
+# reach it does not count, or there would be hundreds.
+corpus:
+	mkdir -p $(FOUND) $(CORPUS)
+	$(FUZZ) $(CORPUS) $(FOUND) -- -set_cover_merge=1 -use_counters=0 -max_len=$(LENGTH)
 
 lint: setup
 	cargo fmt --all --check

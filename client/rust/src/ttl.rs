@@ -92,7 +92,8 @@ impl Ttl {
         Self { cleanup: Cleanup { no_compaction: true, ..self.cleanup }, ..self }
     }
 
-    /// Has RocksDB compact files that were not compacted for so long; 30 days if not said.
+    /// Has RocksDB compact files that were not compacted for so long, so that expired rows go from them, too; 30
+    /// days if not said, zero for never. In memory it has no meaning.
     #[must_use]
     pub const fn periodic_compaction(self, after: Duration) -> Self {
         Self { cleanup: Cleanup { periodic_compaction: Some(after), ..self.cleanup }, ..self }

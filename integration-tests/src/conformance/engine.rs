@@ -1,6 +1,7 @@
 //! A backend that a shard owns and a test can still reach: to compact it, count its rows, weigh it.
 
 use std::{
+    collections::BTreeMap,
     ops::ControlFlow,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -44,7 +45,10 @@ impl Kind {
 
 /// A handle to a backend; clones are of the same.
 #[derive(Clone)]
-pub(super) struct Engine(Arc<Mutex<Box<dyn Backend>>>);
+pub(super) struct Engine {
+    backend: Arc<Mutex<Box<dyn Backend>>>,
+    compaction_ages_s: Arc<Mutex<BTreeMap<TableId, u64>>>,
+}
 
 impl Engine {
     /// Opens the files of a directory.
@@ -53,11 +57,11 @@ impl Engine {
         static SHARED: OnceLock<Backends> = OnceLock::new();
         let shared = SHARED.get_or_init(|| Backends::new(&RocksConfig::default()).expect("caches can be made"));
         let backend = shared.open(kind.wire(), kind.durability(), dir, origin)?;
-        Ok(Self(Arc::new(Mutex::new(backend))))
+        Ok(Self { backend: Arc::new(Mutex::new(backend)), compaction_ages_s: Arc::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Box<dyn Backend>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Compacts everything.
@@ -79,6 +83,15 @@ impl Engine {
             ControlFlow::Continue(())
         });
         rows
+    }
+
+    /// The compaction age of a table as it was told last, if it was since the open.
+    pub(super) fn compaction_age_s(&self, table: TableId) -> Option<u64> {
+        self.ages().get(&table).copied()
+    }
+
+    fn ages(&self) -> MutexGuard<'_, BTreeMap<TableId, u64>> {
+        self.compaction_ages_s.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,6 +124,11 @@ impl Backend for Engine {
 
     fn expire(&mut self, table: TableId, until_ms: i64) {
         self.lock().expire(table, until_ms);
+    }
+
+    fn set_compaction_age(&mut self, table: TableId, age_s: u64) -> Result<()> {
+        self.ages().insert(table, age_s);
+        self.lock().set_compaction_age(table, age_s)
     }
 
     fn compact(&mut self) -> Result<()> {

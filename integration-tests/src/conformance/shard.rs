@@ -134,6 +134,11 @@ impl Shard {
         self.engine.rows(TableId(state))
     }
 
+    /// The age in seconds at which the backend was told to compact a state's files, if it was since its open.
+    pub fn compaction_age_s(&self, state: u32) -> Option<u64> {
+        self.engine.compaction_age_s(TableId(state))
+    }
+
     /// Approximate bytes of the shard.
     pub fn bytes(&self) -> u64 {
         self.engine.bytes()

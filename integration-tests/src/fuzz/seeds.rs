@@ -1,6 +1,9 @@
-//! What the targets start from: good bytes of every kind, to be spoilt.
+//! What the targets start from: good bytes of every kind, to be spoilt, and what fuzzing has found worth keeping.
 
-use std::{fs, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use forebay_proto::{
     merge::MergeFunction,
@@ -18,17 +21,21 @@ use prost::Message as _;
 /// Inputs of a target.
 pub type Seeds = Vec<Vec<u8>>;
 
-/// The good inputs of a target, and what fuzzing has left in its corpus.
-pub fn seeds(target: &str) -> Seeds {
-    let mut seeds = good(target);
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    for entry in fs::read_dir(corpus).into_iter().flatten().flatten() {
-        seeds.extend(fs::read(entry.path()).ok());
-    }
-    seeds
+/// The folder with a corpus for each target: inputs that fuzzing has found, one for each way through the code.
+pub fn corpora() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
 }
 
-fn good(target: &str) -> Seeds {
+/// Reads the corpus of a target, in the order of the files' names; a target without its folder has none.
+pub fn corpus(target: &str) -> io::Result<Seeds> {
+    let mut files =
+        fs::read_dir(corpora().join(target))?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    files.sort();
+    files.into_iter().map(fs::read).collect()
+}
+
+/// Good inputs of a target; none if there is no such target.
+pub fn good(target: &str) -> Seeds {
     match target {
         "packed_ops" => vec![ops().encode_to_vec()],
         "packed_answers" => vec![answers().encode_to_vec()],

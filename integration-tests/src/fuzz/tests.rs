@@ -1,3 +1,5 @@
+use std::{fs, io};
+
 use super::*;
 
 /// Mutations of each seed.
@@ -24,13 +26,36 @@ fn spoil(bytes: &mut Vec<u8>, random: &mut u64) {
     }
 }
 
+/// The corpus of a target; an empty one is none.
+fn committed(name: &str) -> Seeds {
+    let corpus = corpus(name).unwrap_or_else(|error| panic!("{}/{name}: {error}", corpora().display()));
+    assert!(!corpus.is_empty(), "{name} has an empty corpus");
+    corpus
+}
+
+#[test]
+fn every_target_has_a_corpus_and_every_corpus_a_target() {
+    let mut names: Vec<_> = TARGETS.map(|(name, _)| name.to_owned()).into();
+    names.iter().for_each(|name| drop(committed(name)));
+    let entries = fs::read_dir(corpora()).unwrap();
+    let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    folders.sort();
+    assert_eq!(folders, names);
+}
+
+#[test]
+fn a_target_without_a_folder_has_no_corpus() {
+    assert_eq!(corpus("no_such_target").unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
 #[test]
 fn seeds_corpora_and_their_mutations_are_read_or_refused() {
     let mut random = 7;
     for (name, target) in TARGETS {
-        let seeds = seeds(name);
-        assert!(!seeds.is_empty(), "{name} has no seeds");
-        for seed in seeds {
+        let (good, corpus) = (good(name), committed(name));
+        assert!(!good.is_empty(), "{name} has no good inputs");
+        for seed in good.into_iter().chain(corpus) {
             target(&seed);
             let mut spoilt = seed.clone();
             for round in 0..MUTATIONS {

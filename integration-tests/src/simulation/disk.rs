@@ -189,6 +189,10 @@ impl Backend for SimBackend {
         lock(&self.data).memory.expire(table, until_ms);
     }
 
+    fn set_compaction_age(&mut self, table: TableId, age_s: u64) -> Result<()> {
+        lock(&self.data).memory.set_compaction_age(table, age_s)
+    }
+
     fn compact(&mut self) -> Result<()> {
         Ok(())
     }

@@ -61,6 +61,32 @@ fn a_snapshot_in_memory_leaves_expired_rows_out_if_it_is_told_to() {
     }
 }
 
+#[test]
+fn the_backend_is_told_of_the_compaction_age_when_a_table_is_made_changed_and_opened() {
+    let compacted_after = |seconds| {
+        let mut descriptor = Spec::of(2).descriptor(2, Some(50));
+        let periodic_compaction = Some(prost_types::Duration { seconds, nanos: 0 });
+        let cleanup = v1::TtlCleanup { periodic_compaction, ..Default::default() };
+        descriptor.ttl.as_mut().unwrap().cleanup = Some(cleanup);
+        descriptor
+    };
+    for kind in Kind::ALL {
+        let told = |seconds| Some(if *kind == Kind::Memory { 0 } else { seconds });
+        let mut shard = Shard::new(*kind, &[compacted_after(3600)]);
+        assert_eq!(shard.compaction_age_s(1), None, "{kind:?}: nothing was written, there is no table");
+        let put = OwnedOp { kind: OpKind::ValuePut, value: noise(1), ..op(1, 1) };
+        shard.write(OwnedOp::pack(&[put]), Times::default()).unwrap();
+        assert_eq!(shard.compaction_age_s(1), told(3600), "{kind:?}: made");
+        shard.describe(compacted_after(7200));
+        assert_eq!(shard.compaction_age_s(1), told(7200), "{kind:?}: changed");
+        shard.reopen();
+        assert_eq!(shard.compaction_age_s(1), told(7200), "{kind:?}: opened");
+        let saved = shard.snapshot();
+        shard.restore(&saved);
+        assert_eq!(shard.compaction_age_s(1), told(7200), "{kind:?}: restored");
+    }
+}
+
 /// What does not get smaller when it is compressed.
 fn noise(seed: u32) -> Vec<u8> {
     let word = |part: u64| xxh3_64_with_seed(b"noise", u64::from(seed) << 8 | part).to_be_bytes();

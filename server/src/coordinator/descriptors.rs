@@ -180,6 +180,12 @@ fn check_ttl(config: &v1::TtlConfig, leased: bool) -> Result<(), Refused> {
     if config.clock() == v1::TtlClock::Event && !leased {
         return invalid("the event clock is the watermark of a writer: a shared operator has none".into());
     }
+    if let Some(after) = config.cleanup.and_then(|cleanup| cleanup.periodic_compaction)
+        && duration::seconds_up(&after).is_none()
+    {
+        let (seconds, nanos) = (after.seconds, after.nanos);
+        return invalid(format!("its periodic compaction is after {seconds} s and {nanos} ns: 0 (never) or more"));
+    }
     let known = v1::TtlClock::try_from(config.clock).is_ok()
         && v1::TtlUpdate::try_from(config.update).is_ok()
         && v1::TtlVisibility::try_from(config.visibility).is_ok();
@@ -361,5 +367,13 @@ mod tests {
         assert_eq!(register(&mut head(), "other", &[]).unwrap_err().reason, Reason::OperatorUnknown);
         let event = v1::TtlConfig { clock: v1::TtlClock::Event.into(), ..ttl(1).unwrap() };
         assert!(check_ttl(&event, true).is_ok() && check_ttl(&event, false).is_err());
+        let compacted = |seconds| {
+            let after = Some(prost_types::Duration { seconds, nanos: 0 });
+            let cleanup = Some(v1::TtlCleanup { periodic_compaction: after, ..Default::default() });
+            check_ttl(&v1::TtlConfig { cleanup, ..ttl(1).unwrap() }, false)
+        };
+        assert!(compacted(0).is_ok() && compacted(3600).is_ok());
+        let refused = compacted(-1).unwrap_err();
+        assert!(refused.message.contains("after -1 s and 0 ns: 0 (never) or more"), "{}", refused.message);
     }
 }

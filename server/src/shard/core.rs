@@ -187,6 +187,7 @@ impl Core {
         };
         core.ensure_table(storage::Table { id: TableId::SHARD, merge: None })?;
         meta::load(core.backend.as_ref(), &mut core.meta, &mut core.lanes, &mut core.requests)?;
+        core.set_compaction_ages();
         Ok(core)
     }
 
@@ -204,6 +205,7 @@ impl Core {
     pub fn update(&mut self, rights: Rights, states: States) {
         self.rights = rights;
         self.states = states;
+        self.set_compaction_ages();
     }
 
     /// What the shard may do.
@@ -467,6 +469,7 @@ impl Core {
     fn ensure_table(&mut self, table: storage::Table) -> storage::Result<()> {
         if self.tables.insert(table.id) {
             self.backend.create_table(table)?;
+            self.set_compaction_ages();
         }
         Ok(())
     }

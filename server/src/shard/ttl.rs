@@ -6,7 +6,7 @@
 
 use forebay_proto::{duration, v1};
 
-use crate::storage::row;
+use crate::storage::{COMPACTION_AGE_S, row};
 
 /// The clocks of a shard at one moment, milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,7 @@ struct Cleanup {
     full_snapshot: bool,
     no_compaction: bool,
     sweep_rows: Option<u32>,
+    compaction_age_s: Option<u64>,
 }
 
 /// Rows that are looked at with every write batch, if nothing else is said (Flink: cleanupIncrementally).
@@ -70,6 +71,7 @@ impl Ttl {
                 full_snapshot: cleanup.full_snapshot,
                 no_compaction: cleanup.compaction == Some(false),
                 sweep_rows: cleanup.incremental_rows,
+                compaction_age_s: cleanup.periodic_compaction.as_ref().and_then(duration::seconds_up),
             },
         }
     }
@@ -81,6 +83,13 @@ impl Ttl {
             v1::Backend::Memory => self.cleanup.full_snapshot,
             _ => !merges && !self.cleanup.no_compaction,
         }
+    }
+
+    /// Age in seconds at which RocksDB compacts a file of the state; 0 is never: where that drops no rows, it is
+    /// work for nothing (Flink: the periodicCompactionTime of cleanupInRocksdbCompactFilter).
+    pub fn compaction_age_s(&self, backend: v1::Backend, merges: bool) -> u64 {
+        let drops = backend != v1::Backend::Memory && self.drops(backend, merges);
+        if drops { self.cleanup.compaction_age_s.unwrap_or(COMPACTION_AGE_S) } else { 0 }
     }
 
     /// Rows that are looked at with every write batch.
@@ -156,6 +165,28 @@ mod tests {
         let off = Ttl::of(None);
         assert!(!off.shows(&Clocks { processing_ms: 2_000, ..CLOCKS }, &header));
         assert_eq!(off.header(&CLOCKS, None).deadline_ms, None);
+    }
+
+    #[test]
+    fn old_files_are_compacted_where_that_drops_rows() {
+        let age = |cleanup: v1::TtlCleanup, backend, merges| {
+            let config = v1::TtlConfig { cleanup: Some(cleanup), ..Default::default() };
+            Ttl::of(Some(&config)).compaction_age_s(backend, merges)
+        };
+        let rocks = v1::Backend::Rocksdb;
+        let after = |seconds, nanos| v1::TtlCleanup {
+            periodic_compaction: Some(prost_types::Duration { seconds, nanos }),
+            ..Default::default()
+        };
+        assert_eq!(age(after(3600, 0), rocks, false), 3600);
+        assert_eq!(age(after(0, 1), rocks, false), 1, "RocksDB counts in seconds, and 0 means never");
+        assert_eq!(age(after(0, 0), rocks, false), 0);
+        assert_eq!(age(v1::TtlCleanup::default(), rocks, false), COMPACTION_AGE_S);
+        assert_eq!(Ttl::of(None).compaction_age_s(rocks, false), COMPACTION_AGE_S, "rows may bring their own deadline");
+        let kept = v1::TtlCleanup { compaction: Some(false), ..after(3600, 0) };
+        let nothing_drops = [age(kept, rocks, false), age(after(3600, 0), rocks, true)];
+        assert_eq!(nothing_drops, [0, 0]);
+        assert_eq!(age(after(3600, 0), v1::Backend::Memory, false), 0);
     }
 
     #[test]

@@ -105,6 +105,9 @@ impl std::fmt::Display for TableId {
     }
 }
 
+/// Age in seconds at which the files of a new table are compacted, if expired rows go in that (Flink has the same).
+pub const COMPACTION_AGE_S: u64 = 30 * 24 * 60 * 60;
+
 /// A table and how its merges are folded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table {
@@ -170,6 +173,12 @@ pub trait Backend: Read {
     /// Gives up the rows of a table whose deadline is at or before a time: the backend drops them when it
     /// rewrites them anyway, or never.
     fn expire(&mut self, table: TableId, until_ms: i64);
+
+    /// Sets the age at which a file of a table is rewritten though nothing else asks for it, so that the rows
+    /// given up go from it, too; 0 is never. A backend without such files has nothing to do. It holds until the
+    /// backend is closed; a new table, and any at an open, starts with [`COMPACTION_AGE_S`], and with 0 if its
+    /// rows are not dropped at a rewrite.
+    fn set_compaction_age(&mut self, table: TableId, age_s: u64) -> Result<()>;
 
     /// Does now what the backend would do some time to keep its files in order.
     fn compact(&mut self) -> Result<()>;

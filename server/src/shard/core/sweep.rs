@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use forebay_proto::reason::Refused;
+use tracing::warn;
 
 use super::{
     super::{ops, states::State, ttl::Clock},
@@ -69,6 +70,19 @@ impl Core {
         }
         self.sweep.next = last;
         Ok(())
+    }
+
+    /// Tells the backend at what age it compacts a file for the sake of the expired rows in it.
+    ///
+    /// What a read sees does not depend on it, so a backend that cannot be told goes on as before, and is told
+    /// again with the shard's next change.
+    pub(super) fn set_compaction_ages(&mut self) {
+        for state in self.states.iter().filter(|state| self.tables.contains(&state.table())) {
+            let age_s = state.ttl().compaction_age_s(self.identity.backend, state.merge().is_some());
+            if let Err(error) = self.backend.set_compaction_age(state.table(), age_s) {
+                warn!(state = state.name(), age_s, %error, "periodic compaction not changed; expired rows stay longer");
+            }
+        }
     }
 
     /// Tells the backend which rows nobody is shown any more: by clocks that are stored, so that what is

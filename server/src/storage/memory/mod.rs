@@ -147,6 +147,10 @@ impl Backend for MemoryBackend {
         }
     }
 
+    fn set_compaction_age(&mut self, _table: TableId, _age_s: u64) -> Result<()> {
+        Ok(())
+    }
+
     fn compact(&mut self) -> Result<()> {
         Ok(())
     }

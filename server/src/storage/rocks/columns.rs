@@ -13,7 +13,7 @@ use forebay_proto::merge::MergeFunction;
 use rocksdb::Options;
 
 use super::{Db, open_error};
-use crate::storage::{Error, Result, Table, TableId};
+use crate::storage::{COMPACTION_AGE_S, Error, Result, Table, TableId};
 
 /// The family that RocksDB insists on; it never holds data.
 pub(super) const DEFAULT: &str = "default";
@@ -28,6 +28,8 @@ pub(super) struct Column {
     pub(super) name: String,
     /// Compactions drop rows whose deadline is not behind this time.
     pub(super) given_up_ms: Arc<AtomicI64>,
+    /// Age in seconds at which a file is compacted; 0 is never.
+    pub(super) compaction_age_s: u64,
 }
 
 impl Column {
@@ -38,7 +40,17 @@ impl Column {
             Table { id, merge: None } => format!("s{id}"),
             Table { id, merge: Some(function) } => format!("s{id}.{function}"),
         };
-        Self { table, name, given_up_ms: Arc::new(AtomicI64::new(i64::MIN)) }
+        let mut column = Self { table, name, given_up_ms: Arc::new(AtomicI64::new(i64::MIN)), compaction_age_s: 0 };
+        if column.drops_expired() {
+            column.compaction_age_s = COMPACTION_AGE_S;
+        }
+        column
+    }
+
+    /// True if compactions drop expired rows. Operands of a merge they see one by one, and rows of the shard
+    /// itself have no header.
+    pub(super) fn drops_expired(&self) -> bool {
+        self.table.merge.is_none() && self.table.id != TableId::SHARD
     }
 
     /// Reads a name that [`Column::new`] made; any other is `None`.

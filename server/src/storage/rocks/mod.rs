@@ -217,6 +217,19 @@ impl Backend for RocksBackend {
         }
     }
 
+    fn set_compaction_age(&mut self, table: TableId, age_s: u64) -> Result<()> {
+        let column = self.tables.get_mut(&table).ok_or(Error::NoTable(table))?;
+        // A change writes RocksDB's file of options anew.
+        if column.compaction_age_s == age_s {
+            return Ok(());
+        }
+        let family = self.engine.family(&column.name)?;
+        let changed = self.engine.db.set_options_cf(&family, &[(options::COMPACTION_AGE, &age_s.to_string())]);
+        changed.map_err(|err| self.engine.error(err))?;
+        column.compaction_age_s = age_s;
+        Ok(())
+    }
+
     fn compact(&mut self) -> Result<()> {
         self.flush()?;
         let mut options = CompactOptions::default();

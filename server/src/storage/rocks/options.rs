@@ -25,12 +25,17 @@ use super::{
     columns::Column,
     logs::{Log, Logs},
 };
-use crate::storage::{Error, Result, Table, TableId, merge, row};
+use crate::storage::{Error, Result, merge, row};
 
 /// Format of new SSTs; pinned, because [`sst`](super::sst) reads it.
 const SST_FORMAT: i32 = 7;
 /// A new arena takes this much at once; small, for most of many tables are nearly empty.
 const ARENA_BYTES: usize = 64 << 10;
+/// RocksDB's name of the age at which a file is compacted, in seconds.
+pub(super) const COMPACTION_AGE: &str = "periodic_compaction_seconds";
+/// Old files of tables that nobody writes are looked for so often; in others at every flush. RocksDB would do so
+/// twice a day, and settles it at the open, before it knows the ages that descriptors ask for.
+const WAKEUP_S: u64 = 10 * 60;
 /// Operands of one key in the write buffer before they are folded there, which bounds what a read folds.
 const OPERANDS_MAX: usize = 16;
 
@@ -109,6 +114,7 @@ impl RocksShared {
         options.set_allow_concurrent_memtable_write(false);
         options.set_bytes_per_sync(1 << 20);
         options.set_skip_stats_update_on_db_open(true);
+        options.set_max_compaction_trigger_wakeup_seconds(WAKEUP_S);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
         options.set_manifest_preallocation_size(64 << 10);
@@ -122,12 +128,13 @@ impl RocksShared {
     /// Options of a table's column family.
     pub(super) fn table(&self, column: &Column) -> Options {
         let mut options = self.family();
-        match column.table {
-            Table { merge: Some(function), .. } => set_merge(&mut options, function),
-            // Rows of the shard itself have no header.
-            Table { id: TableId::SHARD, .. } => {}
-            Table { .. } => drop_expired(&mut options, column.given_up_ms.clone()),
+        if let Some(function) = column.table.merge {
+            set_merge(&mut options, function);
         }
+        if column.drops_expired() {
+            drop_expired(&mut options, column.given_up_ms.clone());
+        }
+        options.set_periodic_compaction_seconds(column.compaction_age_s);
         options
     }
 

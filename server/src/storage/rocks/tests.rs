@@ -16,6 +16,8 @@ use crate::storage::{
     row::{self, Header},
 };
 
+mod age;
+
 const A: TableId = TableId(1);
 const B: TableId = TableId(2);
 

@@ -10,11 +10,11 @@ fn pins(world: &World) -> Vec<(String, Vec<String>)> {
 }
 
 fn started(world: &World) -> Vec<String> {
-    let started = world.to_server.iter().filter_map(|message| match message {
+    let mut started = world.to_server.iter().filter_map(|message| match message {
         ToServer::Started(started) => Some(started.reusable.clone()),
         _ => None,
     });
-    started.last().expect("a round was started")
+    started.next_back().expect("a round was started")
 }
 
 #[test]

@@ -111,11 +111,11 @@ impl World {
 
     /// The last barrier that was sent.
     pub fn barrier(&self) -> v1::Barrier {
-        let barriers = self.to_worker.iter().filter_map(|message| match message {
+        let mut barriers = self.to_worker.iter().filter_map(|message| match message {
             ToWorker::Barrier(barrier) => Some(barrier.clone()),
             _ => None,
         });
-        barriers.last().expect("a barrier was sent")
+        barriers.next_back().expect("a barrier was sent")
     }
 
     /// A shard's report, of a file that was uploaded as this object.
