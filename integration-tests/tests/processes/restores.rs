@@ -109,6 +109,38 @@ async fn files_that_become_another_shards_are_not_uploaded_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_increments_holds_what_a_full_checkpoint_holds() {
+    for backend in [v1::Backend::Rocksdb, v1::Backend::Memory] {
+        let mut forebay = Forebay::dev().await;
+        let api = forebay.api();
+        let job = job(&api, "job", backend, 2).await;
+        for round in 0..4 {
+            api.put(job.at("last", &format!("key-{round}")), raw("changed")).await.unwrap();
+            api.append(job.at("all", "key-9"), raw(format!("element-{round}"))).await.unwrap();
+            api.checkpoint("job").await.unwrap();
+        }
+        let increment = api.checkpoints("job").await.unwrap().completed.pop().unwrap();
+        assert_ne!(api.manifest("job", increment.id).await.unwrap().base, 0);
+        let request = v1::TriggerCheckpointRequest { job: "job".into(), full: true };
+        let full = api.coordinator().trigger_checkpoint(request).await.unwrap().into_inner().checkpoint.unwrap();
+        assert_eq!((api.manifest("job", full.id).await.unwrap().base, full.new_bytes), (0, full.full_bytes));
+        let now = api.digest("job").await.unwrap();
+        let mut digests = Vec::new();
+        for checkpoint in [increment.id, full.id] {
+            append_to_all(&api, &job, "later").await;
+            // From the store: there is nothing here to link.
+            restore(&api, v1::RestoreJobRequest { checkpoint, ..to("job") }).await.unwrap();
+            forebay.kill().await;
+            forebay.delete_data();
+            forebay.restart().await;
+            api.serving("job").await;
+            digests.push(api.digest("job").await.unwrap());
+        }
+        assert_eq!(digests, [now, now], "{backend:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_shards_are_spread_over_the_servers_and_survive_a_kill() {
     let mut cluster = Cluster::start(2).await;
     let api = cluster.api();
