@@ -112,8 +112,8 @@ async fn a_checkpoint_dir_that_cannot_be_used_is_told() {
     told(&exit, EXIT_FAILURE, &["a-file", "a file is where a folder must be"]);
     let exit = Setup::dev().checkpoint_dir(UNWRITABLE).fails().await;
     told(&exit, EXIT_FAILURE, &[UNWRITABLE, "must be able to read and write the directory"]);
-    let exit = Setup::dev().checkpoint_dir("gs://bucket/prefix").fails().await;
-    told(&exit, EXIT_FAILURE, &["gs://bucket/prefix", "s3://bucket/prefix"]);
+    let exit = Setup::dev().checkpoint_dir("ftp://bucket/prefix").fails().await;
+    told(&exit, EXIT_FAILURE, &["ftp://bucket/prefix", "s3://bucket/prefix"]);
     let exit = Setup::dev().checkpoint_dir("relative/path").fails().await;
     told(&exit, EXIT_FAILURE, &["relative/path", "absolute"]);
     assert!(!Path::new("relative").exists());

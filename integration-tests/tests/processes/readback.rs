@@ -163,9 +163,10 @@ async fn forebayctl_shows_both() {
         out.into_owned()
     };
     let was = run(&["state", "get", "job", "op", "last", "key-1", "--at", &first]).await;
-    assert!(was.contains("first") && !was.contains("second"), "{was}");
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert!(was.contains(&hex("first")) && !was.contains(&hex("second")), "bytes are shown as hex: {was}");
     let changed = run(&["checkpoint", "diff", "job", &first]).await;
-    assert!(changed.contains("modified") && changed.contains("key-1"), "{changed}");
+    assert!(changed.contains("modified") && changed.contains(&hex("key-1")), "{changed}");
     let location = run(&["savepoint", "create", "job"]).await;
     let listed = run(&["savepoint", "list", "job"]).await;
     assert!(listed.contains("canonical") && listed.contains(location.trim()), "{listed}");

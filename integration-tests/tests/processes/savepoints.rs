@@ -5,7 +5,7 @@
 use forebay_client::{Client, Value, WorkerState, codec::Utf8};
 use forebay_integration_tests::{
     harness::{Api, Forebay, Job, JobBuilder, Setup, eventually, list, raw, reason, reducing, value},
-    s3::{Fault, Rule, S3Server, When},
+    s3::{Fault, Operation, Rule, S3Server, When},
 };
 use forebay_proto::v1::{self, Backend, ErrorReason, Redistribution, SavepointFormat};
 use tokio_util::sync::CancellationToken;
@@ -168,7 +168,9 @@ async fn a_savepoint_needs_a_directory_that_is_allowed_and_a_store_that_takes_it
     let refused = api.coordinator().create_savepoint(to("s3://another/bucket")).await.unwrap_err();
     assert_eq!(reason(&refused), ErrorReason::FieldInvalid, "{refused}");
 
-    server.faults().add(Rule::new(Fault::Status(403, "AccessDenied")).on("elsewhere/").when(When::Always));
+    server
+        .faults()
+        .add(Rule::new(Fault::Status(403, "AccessDenied")).of(Operation::Put).on("elsewhere/").when(When::Always));
     let denied = api.coordinator().create_savepoint(to("s3://savepoints/elsewhere")).await.unwrap_err();
     assert_eq!(reason(&denied), ErrorReason::CheckpointAborted, "{denied}");
     server.faults().clear();

@@ -33,7 +33,7 @@ use super::{
     },
     Job, io,
 };
-use crate::storage::{self, Backend, Span, View};
+use crate::storage::{self, Backend, Span, TableId, View};
 
 /// Snapshots that stay open.
 const OPEN_MAX: usize = 4;
@@ -53,6 +53,8 @@ pub struct AtCheckpoint {
     operator: String,
     incarnation: u64,
     known: States,
+    /// Those that held rows.
+    tables: Vec<TableId>,
     clocks: Clocks,
     view: Arc<dyn View>,
     /// By identity instead of name, which is empty for what a replayed log became.
@@ -80,9 +82,9 @@ impl std::fmt::Debug for AtCheckpoint {
 }
 
 impl AtCheckpoint {
-    /// A state's rows and what they are judged by; `None` if the state was not registered then.
+    /// A state's rows and what they are judged by; `None` if the shard held none.
     pub fn frozen(&self, state: u32) -> Option<Frozen> {
-        let state = self.known.get(state).ok()?.clone();
+        let state = self.known.get(state).ok().filter(|state| self.tables.contains(&state.table()))?.clone();
         Some(Frozen { view: self.view.clone(), state, clocks: self.clocks, incarnation: self.incarnation })
     }
 
@@ -169,7 +171,7 @@ impl Job {
             backend.and_then(|backend| look(backend, &names)).map_err(|error| snapshot::Error::Storage(error).refused())
         });
         let opened = opened.await.unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())))?;
-        let Looked { backend, view, meta, files } = opened;
+        let Looked { backend, view, meta, files, tables } = opened;
         let (processing_ms, watermark_ms) = (meta.clock_ms, meta.watermark_ms);
         Ok(AtCheckpoint {
             entry,
@@ -178,6 +180,7 @@ impl Job {
             incarnation: shard.incarnation,
             known: States::of_operator(&manifest.states, operator),
             states: manifest.states,
+            tables,
             clocks: Clocks { processing_ms, watermark_ms, writer_ms: 0 },
             view,
             files,
@@ -192,6 +195,7 @@ struct Looked {
     view: Arc<dyn View>,
     meta: Meta,
     files: Option<Vec<Span>>,
+    tables: Vec<TableId>,
 }
 
 /// `names` are the identities of the files as the checkpoint names them.
@@ -201,5 +205,6 @@ fn look(backend: Box<dyn Backend>, names: &BTreeMap<String, String>) -> storage:
     let view = backend.view()?;
     let identified = |file: Span| Span { name: names.get(&file.name).cloned().unwrap_or_default(), ..file };
     let files = backend.files()?.map(|files| files.into_iter().map(identified).collect());
-    Ok(Looked { backend, view, meta, files })
+    let tables = backend.tables().into_iter().map(|table| table.id).collect();
+    Ok(Looked { backend, view, meta, files, tables })
 }
