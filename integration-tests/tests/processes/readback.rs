@@ -95,6 +95,14 @@ async fn two_checkpoints_are_compared_key_by_key_and_what_is_the_same_file_is_no
         api.serving("job").await;
         let settled = api.checkpoint("job").await.unwrap().id;
         assert_eq!(diff(&api, between(first, settled)).await.unwrap().0, []);
+        api.put(job.at("last", "key-5"), raw("second")).await.unwrap();
+        let one = api.checkpoint("job").await.unwrap().id;
+        let (found, rows, skipped) = diff(&api, between(settled, one)).await.unwrap();
+        assert_eq!((found.len(), found[0].change()), (1, Change::Modified));
+        if backend == Backend::Rocksdb {
+            assert!(skipped == 127 && rows < 20, "{skipped} key groups skipped, {rows} rows read");
+        }
+        let settled = one;
         api.put(job.at("last", "key-1"), raw("second")).await.unwrap();
         api.put(job.at("last", "new"), raw("here")).await.unwrap();
         api.append(job.at("all", "key-2"), raw("a")).await.unwrap();
@@ -105,7 +113,7 @@ async fn two_checkpoints_are_compared_key_by_key_and_what_is_the_same_file_is_no
         // Written again with the same value: no difference to anybody who reads.
         api.put(job.at("last", "key-4"), raw("first")).await.unwrap();
         let last = api.checkpoint("job").await.unwrap().id;
-        let (mut found, rows, skipped) = diff(&api, between(settled, last)).await.unwrap();
+        let (mut found, ..) = diff(&api, between(settled, last)).await.unwrap();
         let text = |shown: &Option<v1::Shown>| shown.as_ref().map_or(String::new(), |shown| shown.text.clone());
         let value = |side: &Option<v1::ShownEntry>| side.as_ref().map(|entry| text(&entry.value));
         found.sort_by_key(|it| it.change);
@@ -125,9 +133,6 @@ async fn two_checkpoints_are_compared_key_by_key_and_what_is_the_same_file_is_no
             (Change::Modified, "last".into(), "key-1".into(), some("first"), some("second")),
         ];
         assert_eq!(told, expected, "{backend:?}");
-        if backend == Backend::Rocksdb {
-            assert!(skipped > 64 && rows < u64::from(KEYS), "{skipped} key groups skipped, {rows} rows read");
-        }
         let limited = v1::DiffCheckpointsRequest { limit: 2, ..between(settled, last) };
         assert_eq!(diff(&api, limited).await.unwrap().0.len(), 2);
         let only = v1::DiffCheckpointsRequest { state: "all".into(), ..between(settled, last) };

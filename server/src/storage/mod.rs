@@ -189,8 +189,9 @@ pub trait Backend: Read {
     /// Tables that exist, in the order of their ids, [`TableId::SHARD`] first.
     fn tables(&self) -> Vec<Table>;
 
-    /// The files that hold rows of states, and which keys are in each; `None` if that is not known.
-    fn files(&self) -> Result<Option<Vec<Span>>> {
+    /// The files that hold rows of states, and which keys are in each, once all rows are in files; `None` if that is
+    /// not known.
+    fn files(&mut self) -> Result<Option<Vec<Span>>> {
         Ok(None)
     }
 

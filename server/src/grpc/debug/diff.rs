@@ -244,8 +244,7 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn new(frozen: Option<&'a Frozen>, group: KeyGroup) -> Self {
-        let mut start = Vec::new();
-        key::group_prefix(&mut start, group);
+        let start = group.row_prefix().to_vec();
         let end = key::successor(&start);
         Self { frozen, rows: std::collections::VecDeque::new(), start, end }
     }

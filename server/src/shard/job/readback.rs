@@ -199,7 +199,7 @@ struct Looked {
 }
 
 /// `names` are the identities of the files as the checkpoint names them.
-fn look(backend: Box<dyn Backend>, names: &BTreeMap<String, String>) -> storage::Result<Looked> {
+fn look(mut backend: Box<dyn Backend>, names: &BTreeMap<String, String>) -> storage::Result<Looked> {
     let mut meta = Meta::default();
     meta::load(backend.as_ref(), &mut meta, &mut Lanes::default(), &mut RequestIds::default())?;
     let view = backend.view()?;

@@ -251,7 +251,8 @@ impl Backend for RocksBackend {
         self.tables.values().map(|column| column.table).collect()
     }
 
-    fn files(&self) -> Result<Option<Vec<Span>>> {
+    fn files(&mut self) -> Result<Option<Vec<Span>>> {
+        self.flush()?;
         let shard = Column::new(SHARD_TABLE).name;
         let files = self.engine.db.live_files().map_err(|err| self.engine.error(err))?;
         let span = |file: rocksdb::LiveFile| Span {
