@@ -2,7 +2,9 @@
 
 #![cfg(feature = "rocksdb")]
 
-use forebay_integration_tests::harness::{Api, Forebay, Job, JobBuilder, Setup, binary, list, raw, reason, value};
+use forebay_integration_tests::harness::{
+    Api, Forebay, Job, JobBuilder, Setup, binary, eventually, list, raw, reason, value,
+};
 use forebay_proto::v1::{self, Backend, Change, ErrorReason};
 use tonic::Status;
 
@@ -88,13 +90,17 @@ async fn two_checkpoints_are_compared_key_by_key_and_what_is_the_same_file_is_no
         let forebay = Forebay::dev().await;
         let api = forebay.api();
         let job = job(&api, backend).await;
-        let first = api.checkpoint("job").await.unwrap().id;
-        // A restore flushes the log, so that later checkpoints share files by key group.
-        let request = v1::RestoreJobRequest { job: "job".into(), ..Default::default() };
+        api.checkpoint("job").await.unwrap();
+        // Shards that are joined have all rows in files, which later checkpoints share.
+        let shards = std::collections::HashMap::from([("op".to_owned(), 1)]);
+        let request = v1::RestoreJobRequest { job: "job".into(), shards, ..Default::default() };
         api.coordinator().restore_job(request).await.unwrap();
         api.serving("job").await;
-        let settled = api.checkpoint("job").await.unwrap().id;
-        assert_eq!(diff(&api, between(first, settled)).await.unwrap().0, []);
+        let settled = eventually("compactions are over", || async {
+            let checkpoint = api.checkpoint("job").await.ok()?;
+            (checkpoint.new_bytes == 0 || backend == Backend::Memory).then_some(checkpoint.id)
+        })
+        .await;
         api.put(job.at("last", "key-5"), raw("second")).await.unwrap();
         let one = api.checkpoint("job").await.unwrap().id;
         let (found, rows, skipped) = diff(&api, between(settled, one)).await.unwrap();
@@ -139,10 +145,10 @@ async fn two_checkpoints_are_compared_key_by_key_and_what_is_the_same_file_is_no
         assert_eq!(diff(&api, only).await.unwrap().0.len(), 1);
         for (wrong, expected) in [
             (
-                v1::DiffCheckpointsRequest { operator: "nobody".into(), ..between(first, last) },
+                v1::DiffCheckpointsRequest { operator: "nobody".into(), ..between(settled, last) },
                 ErrorReason::OperatorUnknown,
             ),
-            (v1::DiffCheckpointsRequest { start: 5, end: 999, ..between(first, last) }, ErrorReason::FieldInvalid),
+            (v1::DiffCheckpointsRequest { start: 5, end: 999, ..between(settled, last) }, ErrorReason::FieldInvalid),
             (between(998, last), ErrorReason::CheckpointUnknown),
         ] {
             assert_eq!(reason(&diff(&api, wrong).await.unwrap_err()), expected);
