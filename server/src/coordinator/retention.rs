@@ -287,7 +287,7 @@ mod tests {
         assert_eq!((ids(&next), next.disowned.len()), (vec![2, 3], 0), "the other entry still reads it");
         next.restored_checkpoint = 3;
         commit(&mut next, &[round(4, 3, true)]);
-        assert_eq!(ids(&next), [4]);
+        assert_eq!(ids(&next), [3, 4]);
         assert_eq!(next.disowned, [claimed(2)]);
         let mut read_only = head(1, &[]);
         read_only.completed = vec![v1::CompletedCheckpoint { claimed: false, ..claimed(1) }];

@@ -221,6 +221,8 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
+        // Of the backend that every build has.
+        let spec = || v1::JobSpec { backend: v1::Backend::Memory.into(), ..spec() };
         let reason = |change: fn(&mut v1::JobSpec)| {
             let mut spec = spec();
             change(&mut spec);

@@ -258,7 +258,8 @@ impl Machine {
             for completed in head.completed.iter().filter(|completed| retention::is_own(completed)) {
                 add(&completed.manifest, Some(completed));
             }
-            let pinned = head.pins.iter().flat_map(|pin| &pin.objects);
+            let pins = head.pins.iter().filter(|_| !seeded::is(Bug::CollectsPinned));
+            let pinned = pins.flat_map(|pin| &pin.objects);
             for manifest in pinned.filter(|object| crate::checkpoint::layout::is_manifest(object)) {
                 add(manifest, None);
             }
