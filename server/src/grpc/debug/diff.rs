@@ -3,7 +3,7 @@
 //! Both are opened shard by shard and walked side by side, some rows at a time. A key group of which both have the
 //! same files is skipped: what is the same file is the same rows.
 
-use std::{cmp::Ordering, ops::ControlFlow, sync::Arc};
+use std::{cmp::Ordering, collections::VecDeque, ops::ControlFlow, sync::Arc};
 
 use forebay_proto::{
     key_group::{KeyGroup, KeyGroupRange},
@@ -19,10 +19,11 @@ use v1::{Change, ErrorReason as Reason, ScanProjection as Projection};
 use super::rows::Shown;
 use crate::{
     grpc::state::scan::{Found, Show as _},
-    shard::{AtCheckpoint, Shards, core::Frozen, key},
-    storage::{
-        self,
-        row::{self, Header},
+    shard::{
+        AtCheckpoint, Shards,
+        core::Frozen,
+        key,
+        ops::{Header, Rows},
     },
 };
 
@@ -191,24 +192,23 @@ fn walk(
             (None, None) => return Ok(ControlFlow::Continue(())),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some((before, _)), Some((after, _))) => before.cmp(after),
+            (Some(before), Some(after)) => before.key.cmp(&after.key),
         };
         let before = if order.is_le() { before.next() } else { None };
         let after = if order.is_ge() { after.next() } else { None };
         out.response.rows += u64::from(before.is_some()) + u64::from(after.is_some());
         let change = match (&before, &after) {
-            (Some((_, before)), Some((_, after))) if same(before, after)? => continue,
+            (Some(before), Some(after)) if same(before, after) => continue,
             (Some(_), Some(_)) => Change::Modified,
             (Some(_), None) => Change::Removed,
             (None, _) => Change::Added,
         };
-        let entry = |row: Option<Row>, frozen: Option<&Frozen>| show(row.as_ref(), frozen, shown);
         let difference = v1::Difference {
             operator: operator.to_owned(),
             state: shown.descriptor.name.clone(),
             change: change.into(),
-            before: entry(before, from)?,
-            after: entry(after, to)?,
+            before: show(before.as_ref(), from, shown),
+            after: show(after.as_ref(), to, shown),
         };
         if out.tell(difference).is_break() {
             return Ok(ControlFlow::Break(()));
@@ -217,27 +217,27 @@ fn walk(
 }
 
 /// True if rows have the same value and deadline, whenever they were written.
-fn same(before: &[u8], after: &[u8]) -> Result<bool, Refused> {
-    let parse = |row| row::decode(row).map_err(|error| Refused::new(Reason::CheckpointCorrupt, error.to_string()));
-    let ((one, before), (other, after)) = (parse(before)?, parse(after)?);
-    Ok(one.deadline_ms == other.deadline_ms && before == after)
+fn same(before: &Row, after: &Row) -> bool {
+    before.header.deadline_ms == after.header.deadline_ms && before.payload == after.payload
 }
 
-fn show(row: Option<&Row>, frozen: Option<&Frozen>, shown: &Shown) -> Result<Option<v1::ShownEntry>, Refused> {
-    let (Some((row_key, row)), Some(frozen)) = (row, frozen) else { return Ok(None) };
-    let (header, payload): (Header, &[u8]) =
-        row::decode(row).map_err(|error| Refused::new(Reason::CheckpointCorrupt, error.to_string()))?;
-    let found = key::parse(row_key).map(|key| Found { frozen, key, header: &header, payload });
-    Ok(found.and_then(|found| shown.show(Projection::Entries, &found)))
+fn show(row: Option<&Row>, frozen: Option<&Frozen>, shown: &Shown) -> Option<v1::ShownEntry> {
+    let (row, frozen) = (row?, frozen?);
+    let key = key::parse(&row.key)?;
+    shown.show(Projection::Entries, &Found { frozen, key, header: &row.header, payload: &row.payload })
 }
 
-/// A key and its row.
-type Row = (Vec<u8>, Vec<u8>);
+/// A stored row.
+struct Row {
+    key: Vec<u8>,
+    header: Header,
+    payload: Vec<u8>,
+}
 
 /// The rows of a key group of a state, some at a time.
 struct Cursor<'a> {
     frozen: Option<&'a Frozen>,
-    rows: std::collections::VecDeque<Row>,
+    rows: VecDeque<Row>,
     start: Vec<u8>,
     end: Vec<u8>,
 }
@@ -246,20 +246,20 @@ impl<'a> Cursor<'a> {
     fn new(frozen: Option<&'a Frozen>, group: KeyGroup) -> Self {
         let start = group.row_prefix().to_vec();
         let end = key::successor(&start);
-        Self { frozen, rows: std::collections::VecDeque::new(), start, end }
+        Self { frozen, rows: VecDeque::new(), start, end }
     }
 
     fn peek(&mut self) -> Result<Option<&Row>, Refused> {
         if let Some(frozen) = self.frozen.filter(|_| self.rows.is_empty()) {
+            let stored = Rows { read: frozen.view.as_ref(), clocks: frozen.clocks };
             let (rows, mut bytes) = (&mut self.rows, 0);
-            let read = frozen.view.scan(frozen.state.table(), &self.start, &self.end, &mut |key, row| {
-                bytes += key.len() + row.len();
-                rows.push_back((key.to_vec(), row.to_vec()));
-                if bytes < CHUNK_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            });
-            read.map_err(|error| refused(&error))?;
+            stored.scan_stored(&frozen.state, &self.start, &self.end, &mut |key, header, payload| {
+                bytes += key.len() + payload.len();
+                rows.push_back(Row { key: key.to_vec(), header: *header, payload: payload.to_vec() });
+                Ok(if bytes < CHUNK_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            })?;
             match self.rows.back() {
-                Some((last, _)) => self.start = [&last[..], &[0]].concat(),
+                Some(last) => self.start = [&last.key[..], &[0]].concat(),
                 None => self.frozen = None,
             }
         }
@@ -269,8 +269,4 @@ impl<'a> Cursor<'a> {
     fn next(&mut self) -> Option<Row> {
         self.rows.pop_front()
     }
-}
-
-fn refused(error: &storage::Error) -> Refused {
-    Refused::new(Reason::CheckpointCorrupt, format!("the checkpoint cannot be read: {error}"))
 }
