@@ -57,6 +57,8 @@ test:
 	$(CACHE)/venv/bin/buf lint proto
 	$(BUILD)
 	FOREBAY_MATRIX=$(MATRIX) cargo test --release --workspace --locked
+	FOREBAY_ENDURANCE=60 cargo test --release --locked -p forebay-integration-tests --test processes \
+	    no_file_is_lost_at_maximum_rate
 	cargo test $(SIMULATION) --test simulation
 	cargo test $(SIMULATION) --test state_model seeded
 	cargo test --release --locked -p forebay-server --no-default-features --features seeded-bugs --lib coordinator
