@@ -76,7 +76,7 @@ pub async fn throughput(scale: Scale, rows: &mut Rows) -> Result<()> {
     let mut loader = stand.loader().await?;
     let mut pairs = Vec::new();
     for _ in 0..scale.runs {
-        let without = rate(&mut loader, stand.keys, scale.seconds(3.0)).await?;
+        let without = rate(&mut loader, stand.keys, scale.seconds(5.0)).await?;
         let stop = CancellationToken::new();
         let checkpoints = tokio::spawn({
             let (api, stop) = (stand.api(), stop.clone());
@@ -89,7 +89,7 @@ pub async fn throughput(scale: Scale, rows: &mut Rows) -> Result<()> {
                 anyhow::Ok(taken)
             }
         });
-        let with = rate(&mut loader, stand.keys, scale.seconds(3.0)).await?;
+        let with = rate(&mut loader, stand.keys, scale.seconds(5.0)).await?;
         stop.cancel();
         ensure!(checkpoints.await?? > 0, "no checkpoint was taken meanwhile");
         pairs.push((with, without));
