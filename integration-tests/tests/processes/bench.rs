@@ -40,3 +40,35 @@ fn a_quick_run_measures_everything_and_finds_no_wrong_answer() {
         assert_eq!((&ratio["runs"], &ratio["unit"]), (&1.into(), &"ops/s".into()), "{id}");
     }
 }
+
+#[test]
+fn a_quick_run_of_the_checkpoint_bench_measures_every_row_of_its_document() {
+    let out = tempfile::tempdir().unwrap();
+    let run = Command::new(binary("bench-checkpoints"))
+        .args(["--quick", "--runs", "1", "--out"])
+        .arg(out.path())
+        .arg("--plots")
+        .arg(out.path())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let text = std::fs::read(out.path().join("ratios.json")).unwrap();
+    let Value::Object(ratios) = serde_json::from_slice(&text).unwrap() else { panic!("not by id") };
+    for id in [
+        "barrier_pause_p99_ms_0g1",
+        "barrier_pause_p99_ms_1g",
+        "barrier_pause_p99_ms_5g",
+        "barrier_pause_vs_flush",
+        "throughput_while_checkpointing",
+        "incremental_bytes",
+        "incremental_ms_5g_vs_0g1",
+        "upload_amplification",
+        "puts_per_checkpoint",
+        "restore_vs_raw_get",
+        "local_restore_s",
+        "split_s",
+    ] {
+        assert!(ratios.get(id).is_some_and(|row| row["median"].as_f64() > Some(0.0)), "{id} in {ratios:?}");
+    }
+    assert!(std::fs::read_to_string(out.path().join("incremental.svg")).unwrap().contains("</svg>"));
+}

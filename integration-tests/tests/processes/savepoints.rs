@@ -242,6 +242,8 @@ async fn a_claimed_savepoint_goes_once_the_job_that_claimed_it_needs_it_no_more(
     api.delete("reader").await.unwrap();
     api.coordinator().restore_job(claim("owner", v1::ClaimFiles::Claim)).await.unwrap();
     api.serving("owner").await;
+    let doomed = api.coordinator().restore_job(claim("late", v1::ClaimFiles::NoClaim)).await.unwrap_err();
+    assert!(reason(&doomed) == ErrorReason::SettingsConflict && doomed.message().contains("owner"), "{doomed}");
     let before = api.digest("owner").await.unwrap();
     for _ in 0..4 {
         api.checkpoint("owner").await.unwrap();

@@ -285,15 +285,16 @@ impl Task {
         let (environment, events) = (self.environment.clone(), self.events.clone());
         tokio::spawn(async move {
             let done = found::remove(&environment.stores, &entry.location, &entry.prefix).await;
-            // Somebody may have deleted it by hand.
+            let (location, prefix) = (&entry.location, &entry.prefix);
+            match &done {
+                Ok(()) => info!(location, prefix, "claimed checkpoint deleted"),
+                Err(error) => error!(%error, location, prefix, "a claimed checkpoint cannot be deleted"),
+            }
+            // Somebody has deleted it by hand, or put something of theirs there: that is not ours to delete.
             let done = match done {
                 Err(found::Error::Nothing { .. }) => Ok(()),
                 done => done.map_err(|error| error.to_string()),
             };
-            match &done {
-                Ok(()) => info!(location = entry.location, prefix = entry.prefix, "claimed checkpoint deleted"),
-                Err(error) => error!(error, location = entry.location, "a claimed checkpoint cannot be deleted"),
-            }
             events.send(Input::Event(Event::ClaimedDeleted { entry, done })).await.ok();
         });
     }

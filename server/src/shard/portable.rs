@@ -64,16 +64,18 @@ pub fn write_portable(
         }
         if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
+    outcome.map_err(portable_error)?;
     for group in range.iter() {
         let bounds = KeyGroupRange::new(group.get().into(), u32::from(group.get()) + 1);
         let Ok((start, end)) = bounds.map(KeyGroupRange::row_bounds) else { continue };
         for table in tables.iter().filter(|table| table.id != TableId::SHARD) {
+            let mut outcome = Ok(());
             read.scan(table.id, &start, &end, &mut |key, row| {
                 outcome = writer.row(group, table.id.0, key, row);
                 if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
+            outcome.map_err(portable_error)?;
         }
     }
-    outcome.map_err(portable_error)?;
     writer.finish().map_err(portable_error)
 }

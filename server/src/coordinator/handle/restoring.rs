@@ -45,9 +45,7 @@ impl Coordinator {
         let found = found::find(&self.stores, &request.location, request.checkpoint, request.newest_complete);
         let found = found.await.map_err(|error| refused(&error))?;
         let entry = v1::CompletedCheckpoint { claimed: claim, ..found.entry.clone() };
-        if claim {
-            self.may_claim(&request, &entry)?;
-        }
+        self.may_read(&request, &entry)?;
         match self.job(&request.job) {
             Ok(job) => {
                 let cause = format!("a restore of checkpoint {} at {} was asked for", entry.id, request.location);
@@ -62,21 +60,25 @@ impl Coordinator {
         }
     }
 
-    /// A folder of its own that no other job reads can be claimed: it is deleted whole.
-    fn may_claim(&self, request: &v1::RestoreJobRequest, entry: &v1::CompletedCheckpoint) -> Result<(), Refused> {
-        if !entry.savepoint {
+    /// A claimed folder is deleted whole: it must be one of its own, and of one job only.
+    fn may_read(&self, request: &v1::RestoreJobRequest, entry: &v1::CompletedCheckpoint) -> Result<(), Refused> {
+        if entry.claimed && !entry.savepoint {
             let message = format!(
                 "{} is the folder of a job, not of a savepoint or a copied checkpoint: it cannot be claimed",
                 request.location
             );
             return Err(Refused::new(Reason::FieldInvalid, message).field("claim"));
         }
+        let conflict = |message| Err(Refused::new(Reason::SettingsConflict, message).field("claim"));
         match self.reader_of(&entry.location, &entry.prefix, &request.job) {
-            Some((job, _)) => {
-                let message = format!("job {job:?} reads {}, too: it cannot be claimed", request.location);
-                Err(Refused::new(Reason::SettingsConflict, message).field("claim"))
+            Some((job, other)) if other.claimed => conflict(format!(
+                "job {job:?} has claimed {} and will delete it: copy it first, or take a savepoint",
+                request.location
+            )),
+            Some((job, _)) if entry.claimed => {
+                conflict(format!("job {job:?} reads {}, too: it cannot be claimed", request.location))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -6,10 +6,7 @@ use v1::ErrorReason as Reason;
 
 use super::{Coordinator, restoring::refused, wrong_answer};
 use crate::{
-    checkpoint::{
-        found, layout,
-        stores::{Stores, trimmed},
-    },
+    checkpoint::{found, layout, stores::trimmed},
     coordinator::machine::{Answer, Event},
 };
 
@@ -53,10 +50,11 @@ impl Coordinator {
     pub async fn delete_savepoint(&self, location: &str) -> Result<(), Refused> {
         let location = named(location)?;
         let (place, prefix) = found::place(&self.stores, location);
-        if let Some((job, checkpoint)) = self.reader_of(&place, &prefix, "") {
+        if let Some((job, entry)) = self.reader_of(&place, &prefix, "") {
             let message = format!(
-                "job {job:?} was taken to {location} (its checkpoint {checkpoint}) and reads it: take a checkpoint, then \
-                 `forebayctl restore {job}`"
+                "job {job:?} was taken to {location} (its checkpoint {}) and reads it: take a checkpoint, then \
+                 `forebayctl restore {job}`",
+                entry.id
             );
             return Err(Refused::new(Reason::SettingsConflict, message).field("location"));
         }
@@ -71,13 +69,18 @@ impl Coordinator {
         Ok(())
     }
 
-    /// A job other than this one that reads a folder, and the checkpoint that it is in the job.
-    pub(super) fn reader_of(&self, location: &str, prefix: &str, but: &str) -> Option<(String, u64)> {
+    /// A job other than this one that reads a folder or is about to delete it, and the checkpoint that it is there.
+    pub(super) fn reader_of(
+        &self,
+        location: &str,
+        prefix: &str,
+        but: &str,
+    ) -> Option<(String, v1::CompletedCheckpoint)> {
         let folder = self.full(location, prefix);
         self.all().into_iter().find_map(|seen| {
             let name = seen.head.spec.as_ref().map(|spec| spec.name.clone()).filter(|name| name != but)?;
             let reads = |entry: &&v1::CompletedCheckpoint| self.full(&entry.location, &entry.prefix) == folder;
-            seen.head.completed.iter().find(reads).map(|entry| (name, entry.id))
+            seen.head.completed.iter().chain(&seen.head.disowned).find(reads).map(|entry| (name, entry.clone()))
         })
     }
 
@@ -106,13 +109,9 @@ impl Coordinator {
 
     /// A folder as its users name it.
     fn full(&self, location: &str, prefix: &str) -> String {
-        full(&self.stores, location, prefix)
+        let store = if location.is_empty() { self.stores.own().url() } else { location };
+        trimmed(&format!("{}/{prefix}", store.trim_end_matches('/'))).to_owned()
     }
-}
-
-fn full(stores: &Stores, location: &str, prefix: &str) -> String {
-    let store = if location.is_empty() { stores.own().url() } else { location };
-    trimmed(&format!("{}/{prefix}", store.trim_end_matches('/'))).to_owned()
 }
 
 fn named(location: &str) -> Result<&str, Refused> {

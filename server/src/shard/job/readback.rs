@@ -3,12 +3,7 @@
 //! A shard's snapshot is brought here as for a restore, into a directory of its own, and stays open for the next
 //! reader for as long as it is among the last few that were asked for.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use forebay_proto::{
     key_group::{KeyGroup, KeyGroupRange},
@@ -33,7 +28,7 @@ use super::{
     },
     Job, io,
 };
-use crate::storage::{self, Backend, Span, TableId, View};
+use crate::storage::{self, Backend, Span, View};
 
 /// Snapshots that stay open.
 const OPEN_MAX: usize = 4;
@@ -53,14 +48,11 @@ pub struct AtCheckpoint {
     operator: String,
     incarnation: u64,
     known: States,
-    /// Those that held rows.
-    tables: Vec<TableId>,
     clocks: Clocks,
     view: Arc<dyn View>,
     /// By identity instead of name, which is empty for what a replayed log became.
     files: Option<Vec<Span>>,
-    // It is closed before its directory goes.
-    _backend: Mutex<Box<dyn Backend>>,
+    // After the view, which holds what it reads.
     _dir: Scratch,
 }
 
@@ -82,9 +74,9 @@ impl std::fmt::Debug for AtCheckpoint {
 }
 
 impl AtCheckpoint {
-    /// A state's rows and what they are judged by; `None` if the shard held none.
+    /// A state's rows and what they are judged by; `None` if the state was not registered then.
     pub fn frozen(&self, state: u32) -> Option<Frozen> {
-        let state = self.known.get(state).ok().filter(|state| self.tables.contains(&state.table()))?.clone();
+        let state = self.known.get(state).ok()?.clone();
         Some(Frozen { view: self.view.clone(), state, clocks: self.clocks, incarnation: self.incarnation })
     }
 
@@ -171,7 +163,7 @@ impl Job {
             backend.and_then(|backend| look(backend, &names)).map_err(|error| snapshot::Error::Storage(error).refused())
         });
         let opened = opened.await.unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())))?;
-        let Looked { backend, view, meta, files, tables } = opened;
+        let Looked { view, meta, files } = opened;
         let (processing_ms, watermark_ms) = (meta.clock_ms, meta.watermark_ms);
         Ok(AtCheckpoint {
             entry,
@@ -180,22 +172,18 @@ impl Job {
             incarnation: shard.incarnation,
             known: States::of_operator(&manifest.states, operator),
             states: manifest.states,
-            tables,
             clocks: Clocks { processing_ms, watermark_ms, writer_ms: 0 },
             view,
             files,
-            _backend: Mutex::new(backend),
             _dir: dir,
         })
     }
 }
 
 struct Looked {
-    backend: Box<dyn Backend>,
     view: Arc<dyn View>,
     meta: Meta,
     files: Option<Vec<Span>>,
-    tables: Vec<TableId>,
 }
 
 /// `names` are the identities of the files as the checkpoint names them.
@@ -205,6 +193,5 @@ fn look(mut backend: Box<dyn Backend>, names: &BTreeMap<String, String>) -> stor
     let view = backend.view()?;
     let identified = |file: Span| Span { name: names.get(&file.name).cloned().unwrap_or_default(), ..file };
     let files = backend.files()?.map(|files| files.into_iter().map(identified).collect());
-    let tables = backend.tables().into_iter().map(|table| table.id).collect();
-    Ok(Looked { backend, view, meta, files, tables })
+    Ok(Looked { view, meta, files })
 }
