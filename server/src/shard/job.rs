@@ -17,7 +17,7 @@ use forebay_proto::{
     v1,
 };
 use futures::{StreamExt as _, future::join, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 use v1::{ErrorReason as Reason, link_request::Message as Up};
 
@@ -87,6 +87,8 @@ pub struct Job {
     view: RwLock<Arc<View>>,
     applied: tokio::sync::Mutex<u64>,
     completed: Mutex<BTreeMap<u64, v1::CompletedCheckpoint>>,
+    /// Called when `completed` has changed.
+    news: Notify,
     rounds: Rounds,
     snapshots: OpenSnapshots,
     /// What the store holds of the checkpoint that others build on.
@@ -112,6 +114,7 @@ impl Job {
             })),
             applied: tokio::sync::Mutex::new(0),
             completed: Mutex::default(),
+            news: Notify::new(),
             rounds: Rounds::default(),
             snapshots: OpenSnapshots::default(),
             base: tokio::sync::Mutex::default(),
@@ -133,6 +136,7 @@ impl Job {
         for checkpoint in &wanted.checkpoints {
             self.completed.lock().expect("no panics under this lock").insert(checkpoint.id, checkpoint.clone());
         }
+        self.news.notify_waiters();
         let before = self.view();
         let kept: Vec<_> = wanted.shards.iter().map(|entry| keep(&before, entry)).collect();
         for slot in &before.slots {

@@ -3,13 +3,14 @@
 //! A shard's snapshot is brought here as for a restore, into a directory of its own, and stays open for the next
 //! reader for as long as it is among the last few that were asked for.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use forebay_proto::{
     key_group::{KeyGroup, KeyGroupRange},
     reason::Refused,
     v1,
 };
+use tokio::time::timeout;
 use uuid::Uuid;
 use v1::ErrorReason as Reason;
 
@@ -32,6 +33,8 @@ use crate::storage::{self, Backend, Span, View};
 
 /// Snapshots that stay open.
 const OPEN_MAX: usize = 4;
+/// How long a checkpoint that is not known yet is waited for.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// The snapshots of a job that are open, the one that was used last at the end.
 #[derive(Debug, Default)]
@@ -99,6 +102,7 @@ impl Job {
         operator: &str,
         group: KeyGroup,
     ) -> Result<Arc<AtCheckpoint>, Refused> {
+        self.heard_of(checkpoint).await;
         let entry = self.completed_entry(checkpoint)?;
         // Held while one is opened: a second reader of the same does not open it again.
         let mut open = self.snapshots.0.lock().await;
@@ -114,6 +118,24 @@ impl Job {
             open.remove(0);
         }
         Ok(found)
+    }
+
+    /// Whoever asked for a checkpoint is answered by the coordinator, maybe before this server hears of it: one that is
+    /// newer than all that are known is waited for, for a while.
+    async fn heard_of(&self, checkpoint: u64) {
+        let newest = || self.completed.lock().expect("no panics under this lock").keys().next_back().copied();
+        let wait = async {
+            loop {
+                let mut news = std::pin::pin!(self.news.notified());
+                news.as_mut().enable();
+                if newest().is_some_and(|newest| newest >= checkpoint) {
+                    return;
+                }
+                news.await;
+            }
+        };
+        // One that does not exist is refused then.
+        timeout(HEARD_WITHIN, wait).await.ok();
     }
 
     fn completed_entry(&self, checkpoint: u64) -> Result<v1::CompletedCheckpoint, Refused> {

@@ -50,6 +50,7 @@ impl Job {
             completed.insert(checkpoint.id, checkpoint);
             completed.retain(|id, _| retained.contains(id));
         }
+        self.news.notify_waiters();
         // What is still uploaded is of use to a later round.
         let keep = |id: u64| retained.contains(&id) || id > ended.checkpoint || self.rounds.is_under_way(id);
         for slot in &self.view().slots {
