@@ -13,7 +13,7 @@ use std::{
 
 use forebay_proto::merge::MergeFunction;
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel, MergeOperands, Options,
+    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel, MergeOperands, Options, SstFileManager,
     WriteBufferManager,
     compaction_filter::{CompactionFilter, Decision},
     compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
@@ -36,6 +36,11 @@ pub(super) const COMPACTION_AGE: &str = "periodic_compaction_seconds";
 /// Old files of tables that nobody writes are looked for so often; in others at every flush. RocksDB would do so
 /// twice a day, and settles it at the open, before it knows the ages that descriptors ask for.
 const WAKEUP_S: u64 = 10 * 60;
+/// Deletion of files that nothing needs any more, in bytes per second: so fast that they never pile up. With any rate
+/// RocksDB only renames them, and deletes in a thread of their own; a freeze waits for deletions that are under way.
+const DELETION_RATE: i64 = 1 << 30;
+/// Files that may wait for deletion, by the size of the others: beyond it a deletion is waited for.
+const DELETION_BACKLOG: f64 = 100.0;
 /// Operands of one key in the write buffer before they are folded there, which bounds what a read folds.
 const OPERANDS_MAX: usize = 16;
 
@@ -45,6 +50,7 @@ pub struct RocksShared {
     cache: Cache,
     write_buffers: WriteBufferManager,
     env: Env,
+    files: SstFileManager,
     logs: Arc<Logs>,
 }
 
@@ -56,11 +62,15 @@ impl RocksShared {
         let threads = i32::from(config.background_threads.max(1));
         env.set_low_priority_background_threads(threads);
         env.set_high_priority_background_threads((threads / 2).max(1));
+        let files = SstFileManager::new();
+        files.set_delete_rate_bytes_per_second(DELETION_RATE);
+        files.set_max_trash_db_ratio(DELETION_BACKLOG);
         Ok(Arc::new(Self {
             config: config.clone(),
             cache: Cache::new_hyper_clock_cache(bytes(config.block_cache_bytes), 0),
             write_buffers: WriteBufferManager::new_write_buffer_manager(bytes(config.write_buffer_bytes), false),
             env,
+            files,
             logs: Arc::default(),
         }))
     }
@@ -97,6 +107,7 @@ impl RocksShared {
         options.create_if_missing(!exists);
         options.create_missing_column_families(true);
         options.set_env(&self.env);
+        options.set_sst_file_manager(&self.files);
         options.set_write_buffer_manager(&self.write_buffers);
         options.set_max_background_jobs(i32::from(self.config.background_threads.max(1)) + 1);
         options.set_paranoid_checks(true);
