@@ -58,6 +58,7 @@ pub async fn run(
     let mut link = None;
     if role != Role::Coordinator {
         let coordinators = if role == Role::Dev { vec![listening.clone()] } else { config.server.coordinators.clone() };
+        served.coordinators.clone_from(&coordinators);
         let (shards, keep_link) = host_shards(&config, &data, stores, address, coordinators, link_stop.clone()).await?;
         served.shards = Some(shards);
         link = Some(keep_link);

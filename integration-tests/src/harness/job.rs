@@ -30,6 +30,14 @@ impl JobBuilder {
         Self::new(name, v1::Access::Shared, shards)
     }
 
+    /// An operator whose shards another engine opens.
+    pub fn external(name: &str) -> Self {
+        Self::new(name, v1::Access::External, 0).with(|spec| {
+            spec.operators[0].source = false;
+            spec.max_parallelism = super::engine::KEY_GROUPS;
+        })
+    }
+
     fn new(name: &str, access: v1::Access, shards: u32) -> Self {
         let operator = v1::Operator { name: "op".into(), access: access.into(), shards, source: true };
         // No checkpoints but those a test asks for.
@@ -114,7 +122,8 @@ pub fn get(state: &v1::RegisteredState, key: Key<'_>) -> v1::PackedOps {
     one(Op::new(kind, state.id, key))
 }
 
-fn one(op: Op<'_>) -> v1::PackedOps {
+/// A batch of one operation.
+pub(super) fn one(op: Op<'_>) -> v1::PackedOps {
     let mut ops = OpsBuilder::new();
     ops.push(&op);
     ops.finish()

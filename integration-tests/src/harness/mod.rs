@@ -8,6 +8,7 @@
 
 mod api;
 mod cluster;
+mod engine;
 mod forebay;
 mod job;
 mod process;
@@ -24,6 +25,7 @@ use tonic::Status;
 pub use self::{
     api::{Api, address, raw, text},
     cluster::Cluster,
+    engine::{Engine, KEY_GROUPS, Subtask, key_group},
     forebay::Forebay,
     job::{Job, JobBuilder, Key, append, get, list, put, reducing, value},
     process::{Exit, Process, binary},

@@ -8,6 +8,7 @@ mod config;
 mod corruption;
 mod debug;
 mod demo;
+mod engines;
 mod exactly_once;
 mod fencing;
 mod flights;

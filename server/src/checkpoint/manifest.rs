@@ -61,6 +61,20 @@ pub fn folder(job: &layout::Job, entry: &v1::CompletedCheckpoint) -> Option<layo
     }
 }
 
+/// Where the manifest of another engine's snapshot is, in the form of a checkpoint's.
+pub fn of_external(snapshot: &v1::ExternalSnapshot) -> v1::CompletedCheckpoint {
+    v1::CompletedCheckpoint {
+        id: snapshot.checkpoint,
+        manifest: snapshot.manifest.clone(),
+        manifest_crc32c: snapshot.manifest_crc32c,
+        manifest_bytes: snapshot.manifest_bytes,
+        full_bytes: snapshot.full_bytes,
+        new_bytes: snapshot.new_bytes,
+        files: snapshot.files,
+        ..Default::default()
+    }
+}
+
 /// Reads the manifest of a completed checkpoint, wherever it is, and tells where its objects are.
 pub async fn open(
     stores: &Stores,

@@ -18,7 +18,8 @@ pub fn place_shards(shards: &mut [v1::ShardEntry], servers: &[String]) {
         shard.server = (*server).to_owned();
         shard.epoch += 1;
         shard.incarnation += 1;
-        shard.established = false;
+        // The state of another engine's shard was with its former server: the new one is to say that it is lost.
+        shard.established &= shard.external.is_some();
     }
 }
 

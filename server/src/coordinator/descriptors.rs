@@ -7,7 +7,7 @@
 use forebay_proto::{codec::CodecName, duration, merge::MergeFunction, reason::Refused, v1};
 use v1::{ErrorReason as Reason, StateKind};
 
-use super::machine::leased;
+use super::machine::shared;
 
 /// Registers states of an operator in a head, all or none, and returns their ids.
 pub fn register(
@@ -18,7 +18,7 @@ pub fn register(
     if !next.spec.iter().flat_map(|spec| &spec.operators).any(|known| known.name == operator) {
         return Err(Refused::new(Reason::OperatorUnknown, format!("the job has no operator {operator:?}")));
     }
-    let leased = leased(next, operator);
+    let leased = !shared(next, operator);
     let mut added = next.states.clone();
     let mut next_id = next.next_state_id.max(1);
     let mut ids = Vec::new();
@@ -59,7 +59,7 @@ pub fn replace(next: &mut v1::JobHead, request: &v1::ReplaceDescriptorRequest) -
     let Some(asked) = &request.descriptor else {
         return Err(Refused::new(Reason::FieldMissing, "the descriptor is missing").field("descriptor"));
     };
-    check(asked, leased(next, &request.operator))?;
+    check(asked, !shared(next, &request.operator))?;
     let asked = &complete(asked);
     let Some(known) = next.states.iter_mut().find(|state| names(state, &request.operator, &asked.name)) else {
         let message = format!("operator {:?} has no state {:?}: register it first", request.operator, asked.name);

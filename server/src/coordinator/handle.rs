@@ -1,5 +1,6 @@
 //! The handle to the control plane: what the edge calls.
 
+mod external;
 pub(super) mod restoring;
 mod savepoints;
 

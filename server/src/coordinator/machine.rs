@@ -6,6 +6,7 @@
 //! time. See checkpoints.md and semantics.md, sections 4, 5 and 8.
 
 pub mod collect;
+mod external;
 mod pins;
 mod rounds;
 mod tell;
@@ -18,6 +19,7 @@ use forebay_proto::{reason::Refused, v1};
 use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_response::Message as ToServer};
 
 use super::{
+    external::Wish,
     members::Members,
     plan::{self, Observed},
     restore,
@@ -94,6 +96,8 @@ pub enum Event {
     Replace { token: Token, request: v1::ReplaceDescriptorRequest },
     /// Somebody wants the job to go to a checkpoint; its id in the job is given here.
     Restore { token: Token, target: Box<restore::Target> },
+    /// Another engine wants something of its shards and snapshots.
+    External { token: Token, wish: Box<Wish> },
     /// Somebody deletes the job.
     Delete { token: Token },
     /// The head in flight is in force.
@@ -150,6 +154,12 @@ pub enum Answer {
     States(Vec<v1::RegisteredState>),
     /// Objects that were collected, or would be, with their lengths.
     Collected(Vec<(String, u64)>),
+    /// Another engine's shard stands and can be written.
+    Opened(Box<v1::OpenShardResponse>),
+    /// Another engine's snapshot is registered.
+    Snapshot(Box<v1::ExternalSnapshot>),
+    /// What was to go was there.
+    Was(bool),
     /// Done.
     Done,
 }
@@ -209,6 +219,7 @@ pub struct Machine {
     triggers: Vec<rounds::Trigger>,
     /// Answers for what servers may have yet to hear of.
     until_known: Vec<(Token, Answer)>,
+    engines: external::Engines,
     failed: VecDeque<v1::FailedRound>,
     notice: Option<String>,
     deposed: bool,
@@ -246,6 +257,7 @@ impl Machine {
             wishes: plan::Wishes::default(),
             triggers: Vec::new(),
             until_known: Vec::new(),
+            engines: external::Engines::default(),
             failed: VecDeque::new(),
             notice: None,
             deposed: false,
@@ -349,6 +361,7 @@ impl Machine {
                 self.next_id += 1;
                 self.wishes.restore.push((token, restore::Target { id, ..*target }));
             }
+            Event::External { token, wish } => self.wished(token, *wish, now, actions),
             Event::Delete { token } => self.wishes.delete.push(token),
             Event::HeadWritten => self.head_written(now, actions),
             Event::Deposed => self.depose(actions),
@@ -384,7 +397,9 @@ impl Machine {
         self.tell_servers(now, actions);
         self.tell_workers(actions);
         self.answer_once_known(actions);
+        self.answer_once_open(actions);
         self.start_rounds(now, actions);
+        self.start_external_rounds(now, actions);
         self.collect(now, actions);
         self.delete_claimed(now, actions);
     }
@@ -413,8 +428,7 @@ impl Machine {
         };
         // A head that completes a round may change grants in the same write: the round was whole before.
         for round in &mut self.rounds {
-            round.committing =
-                round.stored.is_some() && head.completed.iter().any(|entry| entry.id == round.checkpoint);
+            round.committing = round.stored.is_some() && round.is_in(&head);
         }
         let changed = |round: &&Round| !round.committing && !round.agrees_with(&head);
         let changed: Vec<String> = self.rounds.iter().filter(changed).map(|round| round.id.clone()).collect();
@@ -447,6 +461,7 @@ impl Machine {
         for (token, answer) in self.wishes.written(&self.head) {
             match answer {
                 Answer::States(_) => self.until_known.push((token, answer)),
+                Answer::Opened(opened) => self.engines.until_open.push((token, *opened)),
                 answer => actions.push(Action::Answer(token, Ok(answer))),
             }
         }
@@ -459,16 +474,26 @@ impl Machine {
         let triggers = self.triggers.drain(..).map(|trigger| trigger.token);
         let until_known = self.until_known.drain(..).map(|(token, _)| token);
         let waiting = waiting.chain(triggers).chain(until_known).chain(self.collector.callers());
+        let waiting = waiting.chain(self.engines.callers());
         for token in waiting.chain(self.wishes.tokens()) {
             actions.push(Action::Answer(token, Err(Refused::new(Reason::NoCoordinator, message))));
         }
     }
 }
 
-/// True if the operator exists and its shards are leased.
+/// True if the operator exists and its shards are leased to workers.
 pub fn leased(head: &v1::JobHead, operator: &str) -> bool {
-    let operators = head.spec.iter().flat_map(|spec| &spec.operators);
-    operators.into_iter().any(|known| known.name == operator && known.access() != v1::Access::Shared)
+    has_access(head, operator, |access| !matches!(access, v1::Access::Shared | v1::Access::External))
+}
+
+/// True if the operator exists and anyone may write its shards.
+pub fn shared(head: &v1::JobHead, operator: &str) -> bool {
+    has_access(head, operator, |access| access == v1::Access::Shared)
+}
+
+fn has_access(head: &v1::JobHead, operator: &str, is: impl Fn(v1::Access) -> bool) -> bool {
+    let mut operators = head.spec.iter().flat_map(|spec| &spec.operators);
+    operators.any(|known| known.name == operator && is(known.access()))
 }
 
 fn lease_ms(head: &v1::JobHead) -> u64 {

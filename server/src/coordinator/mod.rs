@@ -12,6 +12,7 @@ pub mod branches;
 pub mod collect;
 pub mod descriptors;
 pub mod election;
+pub mod external;
 pub mod garbage;
 pub mod head;
 pub mod job;

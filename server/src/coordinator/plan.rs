@@ -9,6 +9,7 @@ use forebay_proto::{reason::Refused, v1};
 
 use super::{
     assign, descriptors,
+    external::{self, Wish},
     machine::{Answer, Connection, IDS_RESERVED, Server, Token, leased},
     members::{Member, Members},
     restore, retention,
@@ -50,6 +51,10 @@ pub struct Wishes {
     pub left: Vec<(String, String, u64)>,
     /// Restores asked for.
     pub restore: Vec<(Token, restore::Target)>,
+    /// What other engines want of the head.
+    pub external: Vec<(Token, Wish)>,
+    /// What other engines said of checkpoints: shard, token, id, verdict. It may be lost.
+    pub judged: Vec<(v1::ExternalShard, u64, String, v1::ExternalVerdict)>,
     /// Deletions asked for.
     pub delete: Vec<Token>,
     /// Uploads of aborted rounds that are to be kept.
@@ -69,6 +74,8 @@ pub struct Wishes {
 #[derive(Debug)]
 enum Promise {
     States(Vec<u32>),
+    Opened(u64),
+    Was(bool),
     Done,
 }
 
@@ -85,9 +92,21 @@ impl Wishes {
             .drain(..)
             .map(|(token, promise)| match promise {
                 Promise::States(ids) => (token, Answer::States(ids.into_iter().filter_map(state).collect())),
+                Promise::Opened(writer_epoch) => {
+                    let opened = v1::OpenShardResponse { writer_epoch, ..Default::default() };
+                    (token, Answer::Opened(Box::new(opened)))
+                }
+                Promise::Was(was) => (token, Answer::Was(was)),
                 Promise::Done => (token, Answer::Done),
             })
             .collect()
+    }
+
+    /// Takes what other engines said into a head.
+    pub fn judge(&self, next: &mut v1::JobHead) {
+        for (shard, token, id, verdict) in &self.judged {
+            external::judge(next, shard, *token, id, *verdict);
+        }
     }
 
     /// All callers that still wait.
@@ -97,7 +116,8 @@ impl Wishes {
         let promised = self.promised.drain(..).map(|(token, _)| token);
         let replacing = self.replace.drain(..).map(|(token, _)| token);
         let pinning = self.pin.drain(..).map(|(token, _)| token);
-        let waiting = registering.chain(replacing).chain(restoring).chain(promised).chain(pinning);
+        let engines = self.external.drain(..).map(|(token, _)| token);
+        let waiting = registering.chain(replacing).chain(restoring).chain(promised).chain(pinning).chain(engines);
         waiting.chain(self.delete.drain(..)).collect()
     }
 }
@@ -129,12 +149,14 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
     }
     if !next.deleted {
         register(&mut next, wishes, &mut planned);
+        serve_engines(&mut next, wishes, &mut planned);
         if observed.ids_low {
             next.next_checkpoint_id += IDS_RESERVED;
         }
         let failed = failures(&mut next, wishes);
         if observed.may_commit {
             retention::commit(&mut next, observed.rounds);
+            external::commit(&mut next, observed.rounds);
         }
         pins(&mut next, observed, wishes, &mut planned);
         let restored = take_to_checkpoint(&mut next, wishes, &mut planned);
@@ -157,6 +179,8 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
         if observed.tombstone.as_ref().is_some_and(String::is_empty) {
             next.tombstone = String::new();
         }
+        wishes.judge(&mut next);
+        wishes.judged.clear();
         planned.head = Some(next);
     }
     planned
@@ -304,6 +328,25 @@ fn register(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) 
     }
 }
 
+/// Opens, closes and discards what other engines want.
+fn serve_engines(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) {
+    for (token, wish) in std::mem::take(&mut wishes.external) {
+        let promise = match &wish {
+            Wish::Open(opening) => external::open(next, opening).map(Promise::Opened),
+            Wish::Close(shard, of) => {
+                external::close(next, &shard.operator, shard.start, shard.end, *of).map(|()| Promise::Done)
+            }
+            Wish::Discard(manifest) => Ok(Promise::Was(external::discard(next, manifest))),
+            // These are no matter of the head.
+            Wish::Take(_) | Wish::Cancel(..) | Wish::Judge(..) => continue,
+        };
+        match promise {
+            Ok(promise) => wishes.promised.push((token, promise)),
+            Err(refused) => planned.answers.push((token, Err(refused))),
+        }
+    }
+}
+
 /// Takes the job to the checkpoint that was asked for last, and tells why.
 fn take_to_checkpoint(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) -> Option<String> {
     let mut cause = None;
@@ -337,7 +380,9 @@ fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
                 cause = Some(format!("server {:?} is gone", entry.server));
             }
             entry.server = String::new();
-            entry.restored_from = last;
+            if external::is_own(entry) {
+                entry.restored_from = last;
+            }
         }
     }
     assign::place_shards(&mut next.shards, &up);
@@ -345,11 +390,11 @@ fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
 }
 
 /// Shards whose servers say that the state is not there. Shared ones go back alone, leased ones take
-/// the job with them.
+/// the job with them, those of another engine stay lost until it restores them.
 fn lost(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
     let (last, spec) = (last_completed(next), next.spec.clone());
     let mut cause = None;
-    for entry in &mut next.shards {
+    for entry in next.shards.iter_mut().filter(|entry| external::is_own(entry)) {
         let said = observed.servers.get(&entry.server).and_then(|server| applied(server, entry));
         let Some(said) = said.filter(|said| said.status() == v1::ShardStatus::Lost && entry.established) else {
             continue;
@@ -454,5 +499,5 @@ fn last_completed(head: &v1::JobHead) -> u64 {
 
 fn is_leased(spec: Option<&v1::JobSpec>, operator: &str) -> bool {
     let known = spec.into_iter().flat_map(|spec| &spec.operators).find(|known| known.name == operator);
-    known.is_some_and(|known| known.access() != v1::Access::Shared)
+    known.is_some_and(|known| !matches!(known.access(), v1::Access::Shared | v1::Access::External))
 }

@@ -13,7 +13,7 @@ use forebay_proto::{
 };
 use v1::ErrorReason as Reason;
 
-use super::{descriptors, spec};
+use super::{descriptors, external, spec};
 
 /// Where a job is taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +52,7 @@ pub fn apply(next: &mut v1::JobHead, target: &Target) -> Result<(), Refused> {
     for (operator, count) in &target.shards {
         reshape(next, operator, *count);
     }
-    for entry in &mut next.shards {
+    for entry in next.shards.iter_mut().filter(|entry| external::is_own(entry)) {
         entry.incarnation += 1;
         entry.restored_from = from;
         entry.established = false;
@@ -98,6 +98,10 @@ pub fn check_shards(spec: Option<&v1::JobSpec>, shards: &BTreeMap<String, u32>) 
     for (operator, count) in shards {
         if !spec.iter().flat_map(|spec| &spec.operators).any(|known| known.name == *operator) {
             return Err(Refused::new(Reason::OperatorUnknown, format!("the job has no operator {operator:?}")));
+        }
+        if spec.is_some_and(|spec| external::is_external(spec, operator)) {
+            let message = format!("the shards of operator {operator:?} are opened by another engine: it cuts them");
+            return Err(Refused::new(Reason::SettingsConflict, message).field("shards"));
         }
         if *count == 0 || *count > max {
             let message = format!("{count} shards of operator {operator:?}: 1 to {max} (max parallelism) are allowed");

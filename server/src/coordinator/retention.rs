@@ -32,7 +32,9 @@ pub fn base(head: &v1::JobHead) -> u64 {
 /// Checkpoints that servers are to keep manifests and local copies of.
 pub fn kept(head: &v1::JobHead) -> Vec<u64> {
     let pinned = head.pins.iter().filter(|pin| pin.holder.starts_with(OF_ROUND)).map(|pin| pin.checkpoint);
-    let mut kept: Vec<u64> = head.completed.iter().map(|completed| completed.id).chain(pinned).collect();
+    let external = head.external_snapshots.iter().map(|snapshot| snapshot.checkpoint);
+    let own = head.completed.iter().map(|completed| completed.id);
+    let mut kept: Vec<u64> = own.chain(pinned).chain(external).collect();
     kept.sort_unstable();
     kept.dedup();
     kept
@@ -51,7 +53,8 @@ pub fn of_aborted(round: &str, objects: Vec<String>) -> v1::Pin {
 /// Commits the rounds whose manifests are stored, oldest first; the rest of `rounds` goes on.
 pub fn commit(next: &mut v1::JobHead, rounds: &[Round]) {
     let mut committed = false;
-    for round in rounds {
+    let rounds: Vec<&Round> = rounds.iter().filter(|round| round.kind.in_series()).collect();
+    for round in &rounds {
         let Some(stored) = &round.stored else { continue };
         if next.completed.last().is_some_and(|newest| newest.id >= stored.id) {
             continue;
@@ -63,12 +66,12 @@ pub fn commit(next: &mut v1::JobHead, rounds: &[Round]) {
         return;
     }
     next.failures = 0;
-    let on: Vec<&Round> = rounds.iter().filter(|round| round.stored.is_none()).collect();
+    let on: Vec<&Round> = rounds.iter().copied().filter(|round| round.stored.is_none()).collect();
     drop_surplus(next, &on);
     let told =
         |round: &Round, holder: &str| round.reusable.iter().any(|reusable| holder == format!("{OF_ABORTED}{reusable}"));
     // Whoever was told of a pin may use it; once a round that was told has completed, nobody new needs it.
-    let done: Vec<&Round> = rounds.iter().filter(|round| round.stored.is_some()).collect();
+    let done: Vec<&Round> = rounds.iter().copied().filter(|round| round.stored.is_some()).collect();
     next.pins.retain(|pin| {
         let holder = &pin.holder;
         !holder.starts_with(OF_ABORTED)

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use forebay_proto::v1;
 
-use super::machine::Token;
+use super::{external, machine::Token};
 use crate::checkpoint::layout;
 
 /// Who wants a checkpoint. Later ones come first (Flink: CheckpointRequestDecider).
@@ -21,6 +21,24 @@ pub enum Kind {
     Manual,
     /// Somebody who asked for a savepoint: it stands alone, so it neither subsumes nor is subsumed.
     Savepoint,
+    /// Another engine, of one shard that it has opened; the job's own rounds take no notice of it.
+    External,
+}
+
+impl Kind {
+    /// True for a round that is one of the job's series of checkpoints.
+    pub fn in_series(self) -> bool {
+        matches!(self, Self::Periodic | Self::Manual)
+    }
+}
+
+/// What another engine wants of a round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct External {
+    /// What its manifest says.
+    pub record: v1::ExternalRecord,
+    /// What may build on it.
+    pub policy: v1::BasePolicy,
 }
 
 /// A shard's place: operator, first key group, end of the key groups.
@@ -38,6 +56,22 @@ pub(super) struct Expected {
     incarnation: u64,
     writer_epoch: u64,
     snapshot: Option<v1::ShardSnapshot>,
+}
+
+impl Expected {
+    fn of(entry: &v1::ShardEntry) -> Self {
+        Self {
+            epoch: entry.epoch,
+            incarnation: entry.incarnation,
+            writer_epoch: entry.writer.as_ref().map_or(0, |writer| writer.epoch),
+            snapshot: None,
+        }
+    }
+
+    /// True if the shard is granted as it was.
+    fn is(&self, entry: &v1::ShardEntry) -> bool {
+        Self { snapshot: self.snapshot.clone(), ..Self::of(entry) } == *self
+    }
 }
 
 /// A round.
@@ -76,6 +110,8 @@ pub struct Round {
     pub committing: bool,
     /// Where it goes, if it is a savepoint.
     pub savepoint: Option<v1::SavepointTarget>,
+    /// Set for a snapshot that another engine takes.
+    pub external: Option<External>,
 }
 
 /// Names a round.
@@ -88,14 +124,26 @@ pub struct Id {
 }
 
 impl Round {
-    /// Starts a round over the shards as they are granted now, on top of a completed checkpoint; 0 for none.
+    /// Starts a round over the job's own shards as they are granted now, on top of a completed checkpoint; 0 for none.
     pub fn start(head: &v1::JobHead, id: Id, now_ms: i64, wall_ms: i64, base: u64) -> Self {
-        let expected = |entry: &v1::ShardEntry| Expected {
-            epoch: entry.epoch,
-            incarnation: entry.incarnation,
-            writer_epoch: entry.writer.as_ref().map_or(0, |writer| writer.epoch),
-            snapshot: None,
-        };
+        let own: Vec<_> = head.shards.iter().filter(|entry| external::is_own(entry)).collect();
+        Self::over(head, &own, id, now_ms, wall_ms, base)
+    }
+
+    /// Starts a round over one shard that another engine has opened and frozen.
+    pub fn external(
+        head: &v1::JobHead,
+        entry: &v1::ShardEntry,
+        id: Id,
+        now_ms: i64,
+        wall_ms: i64,
+        external: External,
+    ) -> Self {
+        let round = Self::over(head, &[entry], id, now_ms, wall_ms, 0);
+        Self { kind: Kind::External, external: Some(external), ..round }
+    }
+
+    fn over(head: &v1::JobHead, shards: &[&v1::ShardEntry], id: Id, now_ms: i64, wall_ms: i64, base: u64) -> Self {
         let writer = |entry: &v1::ShardEntry| Some((entry.operator.clone(), entry.writer.as_ref()?.worker.clone()));
         Self {
             checkpoint: id.checkpoint,
@@ -105,8 +153,8 @@ impl Round {
             triggered_wall_ms: wall_ms,
             generation: head.generation,
             coordinator_epoch: head.coordinator_epoch,
-            shards: head.shards.iter().map(|entry| (place(entry), expected(entry))).collect(),
-            workers: head.shards.iter().filter_map(writer).map(|worker| (worker, None)).collect(),
+            shards: shards.iter().map(|entry| (place(entry), Expected::of(entry))).collect(),
+            workers: shards.iter().filter_map(|entry| writer(entry)).map(|worker| (worker, None)).collect(),
             storing: false,
             kind: Kind::Periodic,
             number: 0,
@@ -115,6 +163,7 @@ impl Round {
             stored: None,
             committing: false,
             savepoint: None,
+            external: None,
         }
     }
 
@@ -145,8 +194,9 @@ impl Round {
     /// Takes a shard's report; false if it does not belong to the round.
     pub fn shard_reported(&mut self, report: v1::SnapshotReport) -> bool {
         let Some(snapshot) = report.snapshot else { return false };
+        // Generations are of the job's own shards: an external one stays when the job goes back.
         let of_round = self.is(report.checkpoint, &report.round)
-            && report.generation == self.generation
+            && (report.generation == self.generation || self.external.is_some())
             && report.coordinator_epoch == self.coordinator_epoch;
         let place = (snapshot.operator.clone(), snapshot.start, snapshot.end);
         match self.shards.get_mut(&place) {
@@ -170,15 +220,20 @@ impl Round {
 
     /// True if the grants are still those the round was started under.
     pub fn agrees_with(&self, head: &v1::JobHead) -> bool {
-        head.generation == self.generation
-            && head.shards.len() == self.shards.len()
-            && head.shards.iter().all(|entry| {
-                self.shards.get(&place(entry)).is_some_and(|expected| {
-                    expected.epoch == entry.epoch
-                        && expected.incarnation == entry.incarnation
-                        && expected.writer_epoch == entry.writer.as_ref().map_or(0, |writer| writer.epoch)
-                })
-            })
+        let same = |entry: &v1::ShardEntry| self.shards.get(&place(entry)).is_some_and(|expected| expected.is(entry));
+        if self.external.is_some() {
+            return head.shards.iter().any(|entry| !external::is_own(entry) && same(entry));
+        }
+        let mut own = head.shards.iter().filter(|entry| external::is_own(entry));
+        head.generation == self.generation && own.clone().count() == self.shards.len() && own.all(same)
+    }
+
+    /// True if a head holds what the round was for.
+    pub fn is_in(&self, head: &v1::JobHead) -> bool {
+        match self.kind {
+            Kind::External => head.external_snapshots.iter().any(|snapshot| snapshot.checkpoint == self.checkpoint),
+            _ => head.completed.iter().any(|entry| entry.id == self.checkpoint),
+        }
     }
 
     /// The shards that take part.
@@ -201,7 +256,14 @@ impl Round {
             workers: self.workers.values().flatten().cloned().collect(),
             triggered_ms: self.triggered_wall_ms,
             written_by: concat!("forebay ", env!("CARGO_PKG_VERSION")).to_owned(),
+            external: self.external_record(),
         }
+    }
+
+    fn external_record(&self) -> Option<v1::ExternalRecord> {
+        let frozen_ms = self.shards.values().filter_map(|shard| Some(shard.snapshot.as_ref()?.frozen_ms)).max();
+        let record = self.external.as_ref()?.record.clone();
+        Some(v1::ExternalRecord { frozen_ms: frozen_ms.unwrap_or_default(), ..record })
     }
 
     /// True if shards of a server have not been reported yet.

@@ -35,6 +35,16 @@ pub fn complete(mut spec: v1::JobSpec) -> Result<v1::JobSpec, Refused> {
         }
         default_to(&mut operator.access, v1::Access::Leased as i32);
         known::<v1::Access>("access", operator.access)?;
+        if operator.access() == v1::Access::External {
+            if operator.shards > 0 || operator.source {
+                let message = format!(
+                    "operator {:?} is external: its engine opens the shards and drives its sources itself",
+                    operator.name
+                );
+                return Err(conflict(message));
+            }
+            continue;
+        }
         if operator.shards == 0 {
             operator.shards = 8.min(max.get());
         }
@@ -89,7 +99,8 @@ pub fn shards(spec: &v1::JobSpec) -> Vec<v1::ShardEntry> {
             ..Default::default()
         })
     };
-    spec.operators.iter().flat_map(of).collect()
+    let own = spec.operators.iter().filter(|operator| operator.access() != v1::Access::External);
+    own.flat_map(of).collect()
 }
 
 /// Checks a name of a job or operator: `[a-z0-9][a-z0-9_-]{0,62}`.

@@ -9,6 +9,7 @@ mod debug;
 pub mod dial;
 mod join;
 mod link;
+mod snapshot;
 mod state;
 mod stream;
 
@@ -24,7 +25,8 @@ use tonic::{
 use v1::{
     ErrorReason as Reason, coordinator_service_server::CoordinatorServiceServer,
     debug_service_server::DebugServiceServer, server_link_service_server::ServerLinkServiceServer,
-    state_service_server::StateServiceServer, stream_service_server::StreamServiceServer,
+    snapshot_service_server::SnapshotServiceServer, state_service_server::StateServiceServer,
+    stream_service_server::StreamServiceServer,
 };
 
 use crate::{coordinator::Coordinator, shard::Shards};
@@ -44,6 +46,8 @@ pub struct Served {
     pub shards: Option<Shards>,
     /// The control plane, if this process coordinates.
     pub coordinator: Option<Arc<Coordinator>>,
+    /// Where the control plane is, if this process does not coordinate.
+    pub coordinators: Vec<String>,
 }
 
 /// Serves until `stop` is cancelled, then lets requests end for a bounded time.
@@ -82,6 +86,9 @@ async fn routes(served: &Served) -> anyhow::Result<Routes> {
     routes.add_service(descriptors(tonic_reflection::server::Builder::configure()).build_v1()?);
     routes.add_service(descriptors(tonic_reflection::server::Builder::configure()).build_v1alpha()?);
     routes.add_service(DebugServiceServer::new(debug::DebugEdge::new(served.clone())));
+    routes.add_service(
+        SnapshotServiceServer::new(snapshot::SnapshotEdge::new(served)).max_encoding_message_size(MESSAGE_BYTES_MAX),
+    );
     if let Some(shards) = &served.shards {
         routes.add_service(
             StateServiceServer::new(state::StateEdge::new(shards.clone()))

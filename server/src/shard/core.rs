@@ -3,6 +3,7 @@
 //! Synchronous and used by one thread at a time (`thread.rs` gives it one); knows no clock, no network
 //! and no object store, so the simulation runs exactly this code.
 
+mod freezing;
 mod opening;
 mod sweep;
 mod views;
@@ -18,7 +19,7 @@ use forebay_proto::{
 use prost::Message as _;
 use v1::ErrorReason as Reason;
 
-pub use self::views::Frozen;
+pub use self::{freezing::Snapshot, views::Frozen};
 use self::{sweep::Sweep, views::Views};
 use super::{
     durable::Durable,
@@ -113,26 +114,6 @@ pub struct Done {
     pub snapshot: Option<Snapshot>,
     /// Version of the value written last.
     pub version: u64,
-}
-
-/// What a barrier froze, before it is uploaded.
-pub struct Snapshot {
-    /// The barrier.
-    pub barrier: v1::BarrierOp,
-    /// Generation of the job at the barrier.
-    pub generation: u64,
-    /// Epoch of the writer that sent it.
-    pub writer_epoch: u64,
-    /// The rows; an error if they could not be frozen.
-    pub frozen: storage::Result<Box<dyn storage::Frozen>>,
-    /// What the manifest says of the shard, without files.
-    pub record: v1::ShardSnapshot,
-}
-
-impl std::fmt::Debug for Snapshot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshot").field("barrier", &self.barrier).finish_non_exhaustive()
-    }
 }
 
 /// One shard.
@@ -251,19 +232,6 @@ impl Core {
             Order::PlainWrite(Some(id)) if self.requests.applied_with(id).is_some() => Ok(self.duplicate(batch)),
             Order::PlainWrite(_) => self.write(batch, ops, None),
             Order::Read(..) | Order::PlainRead => self.read(batch, ops),
-        }
-    }
-
-    /// Freezes the shard by command, not by a writer's barrier; for shared operators.
-    pub fn snapshot(&mut self, barrier: v1::BarrierOp) -> Snapshot {
-        self.durable.frozen(barrier.checkpoint, self.lanes.marks());
-        self.keep_view(barrier.checkpoint);
-        Snapshot {
-            generation: self.rights.generation,
-            writer_epoch: 0,
-            frozen: self.backend.freeze(),
-            record: self.record(),
-            barrier,
         }
     }
 
@@ -516,28 +484,6 @@ impl Core {
             clock_ms: self.meta.clock_ms,
             watermark_ms: self.meta.watermark_ms,
         }
-    }
-
-    fn record(&self) -> v1::ShardSnapshot {
-        v1::ShardSnapshot {
-            operator: self.identity.operator.clone(),
-            start: self.identity.range.start(),
-            end: self.identity.range.end(),
-            epoch: self.rights.shard_epoch,
-            incarnation: self.rights.incarnation,
-            backend: self.identity.backend as i32,
-            state_ids: self.state_ids(),
-            lanes: self.lanes.records(),
-            clock_ms: self.meta.clock_ms,
-            watermark_ms: self.meta.watermark_ms,
-            ..Default::default()
-        }
-    }
-
-    fn state_ids(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.tables.iter().map(|table| table.0).filter(|id| *id != 0).collect();
-        ids.sort_unstable();
-        ids
     }
 }
 

@@ -146,7 +146,7 @@ fn lane_order(lanes: &Lanes, caller: &Caller, ask: Ask) -> Result<Option<Order>,
 }
 
 fn writer(rights: &Rights, caller: &Caller, ask: Ask) -> Result<(), Refused> {
-    if rights.access != v1::Access::Leased || ask == Ask::PlainRead {
+    if rights.access == v1::Access::Shared || ask == Ask::PlainRead {
         return Ok(());
     }
     if ask == Ask::PlainWrite {

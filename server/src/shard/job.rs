@@ -1,5 +1,6 @@
 //! One job on this server: brings its shards to what the coordinator wants.
 
+mod external;
 mod make;
 mod readback;
 mod rounds;
@@ -31,6 +32,7 @@ use super::{
     thread::{Said, Shard},
 };
 use crate::checkpoint::layout;
+use external::Engines;
 pub use readback::AtCheckpoint;
 use readback::OpenSnapshots;
 use rounds::Rounds;
@@ -90,6 +92,7 @@ pub struct Job {
     /// Called when `completed` has changed.
     news: Notify,
     rounds: Rounds,
+    engines: Engines,
     snapshots: OpenSnapshots,
     /// What the store holds of the checkpoint that others build on.
     base: tokio::sync::Mutex<Option<(u64, Arc<Known>)>>,
@@ -116,6 +119,7 @@ impl Job {
             completed: Mutex::default(),
             news: Notify::new(),
             rounds: Rounds::default(),
+            engines: Engines::default(),
             snapshots: OpenSnapshots::default(),
             base: tokio::sync::Mutex::default(),
         })
@@ -148,6 +152,7 @@ impl Job {
         }
         let status = |kept: &Option<Arc<Shard>>| kept.clone().map_or(Status::Restoring, Status::Serving);
         self.publish(&wanted, kept.iter().map(status).collect());
+        self.drop_closed(&before, &wanted);
         for (entry, shard) in wanted.shards.iter().zip(&kept) {
             if let Some(shard) = shard {
                 let states = States::of_operator(&wanted.states, &entry.operator);
@@ -305,7 +310,7 @@ fn keep(view: &View, wanted: &v1::ShardEntry) -> Option<Arc<Shard>> {
 fn rights(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Rights {
     let access = wanted.spec.iter().flat_map(|spec| &spec.operators).find(|known| known.name == entry.operator);
     let access = match access.map(v1::Operator::access) {
-        Some(v1::Access::Shared) => v1::Access::Shared,
+        Some(access @ (v1::Access::Shared | v1::Access::External)) => access,
         _ => v1::Access::Leased,
     };
     Rights {
@@ -315,7 +320,7 @@ fn rights(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Rights {
         shard_epoch: entry.epoch,
         incarnation: entry.incarnation,
         writer_epoch: entry.writer_epoch,
-        leased: entry.writer.is_some(),
+        leased: entry.writer.is_some() || entry.external.is_some(),
         established: entry.established,
     }
 }

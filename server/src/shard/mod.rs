@@ -140,9 +140,12 @@ impl Shards {
         }
     }
 
-    /// Freezes a shared shard for a round.
+    /// Freezes a shared shard for a round; uploads an external one, which is frozen already.
     pub async fn freeze(&self, command: v1::SnapshotCommand) {
         let Some(job) = self.jobs.get(&command.job_uid).map(|job| job.clone()) else { return };
+        if !command.external_id.is_empty() {
+            return job.upload_frozen(command);
+        }
         let view = job.view();
         for slot in &view.slots {
             if let Status::Serving(shard) = &slot.status
@@ -182,6 +185,42 @@ impl Shards {
         let job = self.jobs.get(&uid).map(|job| job.clone());
         let job = job.ok_or_else(|| Refused::new(Reason::JobUnknown, format!("job {name:?} is gone")))?;
         job.at_checkpoint(checkpoint, operator, group).await
+    }
+
+    /// Freezes a shard for the engine that has opened it, exactly at a batch, and returns when that was. It stays frozen
+    /// until the coordinator asks for it or [`Shards::thaw`] gives it up.
+    pub async fn freeze_at(&self, request: &v1::TakeSnapshotRequest) -> Result<i64, Refused> {
+        self.job_of(&request.shard)?.freeze_at(request).await
+    }
+
+    /// Waits until a shard is frozen for the engine that has opened it, and returns when that was.
+    pub async fn frozen(&self, request: &v1::AwaitFrozenRequest) -> Result<i64, Refused> {
+        self.job_of(&request.shard)?.frozen(request).await
+    }
+
+    /// Gives up what is frozen for the engine that has opened a shard, for this cause.
+    pub fn thaw(&self, shard: &Option<v1::ExternalShard>, token: u64, external_id: &str, cause: Refused) {
+        if let Ok(job) = self.job_of(shard) {
+            job.thaw(shard, token, external_id, cause);
+        }
+    }
+
+    /// A snapshot that another engine has taken, opened for reading.
+    pub async fn at_snapshot(&self, handle: &v1::SnapshotHandle) -> Result<Arc<AtCheckpoint>, Refused> {
+        let view = self.job_of_uid(&handle.job, &handle.job_uid)?;
+        let job = self.jobs.get(&view.uid).map(|job| job.clone());
+        let job = job.ok_or_else(|| Refused::new(Reason::JobUnknown, format!("job {:?} is gone", handle.job)))?;
+        job.at_snapshot(handle).await
+    }
+
+    fn job_of(&self, shard: &Option<v1::ExternalShard>) -> Result<Arc<Job>, Refused> {
+        let shard = shard.clone().unwrap_or_default();
+        let view = match &shard.job_uid[..] {
+            "" => self.job(&shard.job)?,
+            uid => self.job_of_uid(&shard.job, uid)?,
+        };
+        let job = self.jobs.get(&view.uid).map(|job| job.clone());
+        job.ok_or_else(|| Refused::new(Reason::JobUnknown, format!("job {:?} is gone", shard.job)))
     }
 
     /// The job of a uid; a job of the same name made anew is another job.
@@ -255,7 +294,8 @@ impl View {
         name: impl Fn() -> String,
     ) -> Result<Arc<Shard>, Refused> {
         let known = self.operator(operator)?;
-        if known.access() != v1::Access::Shared && caller.generation != 0 && caller.generation < self.generation {
+        let goes_back = !matches!(known.access(), v1::Access::Shared | v1::Access::External);
+        if goes_back && caller.generation != 0 && caller.generation < self.generation {
             let message = format!("the job went back to checkpoint {}: join again", self.restored_checkpoint);
             return Err(Refused::new(Reason::Rewound, message)
                 .with("generation", self.generation)

@@ -23,7 +23,7 @@ pub use restore::{Source, restore};
 pub use send::Uploads;
 pub use upload::{Failed, upload};
 
-use crate::checkpoint::objects;
+use crate::checkpoint::{manifest, objects};
 
 /// Files of one shard that travel at a time.
 const PARALLEL: usize = 4;
@@ -53,6 +53,15 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+impl From<manifest::Error> for Error {
+    fn from(error: manifest::Error) -> Self {
+        match error {
+            manifest::Error::Store(error) => Self::Store(error),
+            manifest::Error::Damaged { object, detail } => Self::Damaged { object, detail },
+        }
+    }
 }
 
 impl Error {

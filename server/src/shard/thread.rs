@@ -41,6 +41,7 @@ enum Message {
     Estimate { state: u32, reply: Reply<u64> },
     Lose(String),
     Snapshot(v1::BarrierOp),
+    FreezeAt { lane: LaneId, after: u64, reply: Reply<Snapshot> },
     Completed(u64),
     Aborted(u64),
     AwaitDurable { lane: LaneId, seq: u64, reply: Reply<u64> },
@@ -79,7 +80,8 @@ impl Shard {
         let bytes = Arc::new(AtomicU64::new(core.bytes()));
         let size = bytes.clone();
         let thread = std::thread::Builder::new().name(format!("shard-{}", range.start())).spawn(move || {
-            Worker { core, lease, lapses, said, size, waiting: Vec::new(), lost: false }.run(requests)
+            let (waiting, freezing) = (Vec::new(), Vec::new());
+            Worker { core, lease, lapses, said, size, waiting, freezing, lost: false }.run(requests)
         })?;
         Ok(Self { range, queue, bytes, thread: std::sync::Mutex::new(Some(thread)) })
     }
@@ -157,6 +159,13 @@ impl Shard {
         self.send(Message::Snapshot(barrier)).await;
     }
 
+    /// Waits until a batch of a lane is applied, and freezes the shard before the next one. Refused if that is past.
+    pub async fn freeze_at(&self, lane: LaneId, after: u64) -> Result<Snapshot, Refused> {
+        let (reply, answer) = reply();
+        self.send(Message::FreezeAt { lane, after, reply }).await;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
     /// Takes up new rights and states; they are in force when this returns.
     pub async fn update(&self, rights: Rights, states: States, lapses: u64) {
         let (done, taken_up) = oneshot::channel();
@@ -194,6 +203,7 @@ impl Message {
             Self::View { reply, .. } => reply(Err(stopped())),
             Self::Estimate { reply, .. } => reply(Err(stopped())),
             Self::AwaitDurable { reply, .. } => reply(Err(stopped())),
+            Self::FreezeAt { reply, .. } => reply(Err(stopped())),
             Self::CloseLane(_)
             | Self::Snapshot(_)
             | Self::Completed(_)
@@ -225,6 +235,8 @@ struct Worker {
     size: Arc<AtomicU64>,
     /// Writers that wait for a checkpoint.
     waiting: Vec<(LaneId, u64, Reply<u64>)>,
+    /// Engines that wait for a batch, to have the shard frozen behind it.
+    freezing: Vec<(LaneId, u64, Reply<Snapshot>)>,
     /// True once it has said that the shard is lost.
     lost: bool,
 }
@@ -269,6 +281,8 @@ impl Worker {
                 {
                     self.take_snapshot(snapshot);
                 }
+                // Nothing comes between a batch and what is to be frozen behind it.
+                self.freeze_due(moment);
                 // A write that failed halfway is not answered: the process is about to end.
                 if self.core.failed().is_none() {
                     reply(result.and_then(|done| gate::own_right(self.lease.valid_since(self.lapses)).map(|()| done)));
@@ -283,6 +297,14 @@ impl Worker {
             Message::Snapshot(barrier) => {
                 let snapshot = self.core.snapshot(barrier);
                 self.take_snapshot(snapshot);
+            }
+            Message::FreezeAt { reply, .. } if self.freezing.len() >= WAITING_MAX => {
+                let message = format!("{WAITING_MAX} snapshots of the shard wait for their batch already");
+                reply(Err(Refused::new(Reason::Overloaded, message)));
+            }
+            Message::FreezeAt { lane, after, reply } => {
+                self.freezing.push((lane, after, reply));
+                self.freeze_due(moment);
             }
             Message::Completed(checkpoint) => {
                 self.core.checkpoint_completed(checkpoint);
@@ -313,6 +335,18 @@ impl Worker {
             match self.core.durable(lane, seq).transpose() {
                 Some(answer) => reply(answer),
                 None => self.waiting.push((lane, seq, reply)),
+            }
+        }
+    }
+
+    fn freeze_due(&mut self, moment: Moment) {
+        for (lane, after, reply) in std::mem::take(&mut self.freezing) {
+            match self.core.freeze_at(lane, after, moment).transpose() {
+                Some(frozen) => {
+                    self.size.store(self.core.bytes(), Ordering::Relaxed);
+                    reply(frozen);
+                }
+                None => self.freezing.push((lane, after, reply)),
             }
         }
     }

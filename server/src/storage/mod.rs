@@ -220,6 +220,16 @@ pub trait Frozen: Send {
     fn write_files(self: Box<Self>, dir: &Path) -> Result<Vec<FrozenFile>>;
 }
 
+/// The frozen content of a backend that holds no rows: no files at all.
+#[derive(Debug)]
+pub struct NoFiles;
+
+impl Frozen for NoFiles {
+    fn write_files(self: Box<Self>, _: &Path) -> Result<Vec<FrozenFile>> {
+        Ok(Vec::new())
+    }
+}
+
 /// A file of a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FrozenFile {

@@ -264,6 +264,12 @@ impl Machine {
                 add(manifest, None);
             }
             head.external_snapshots.iter().for_each(|external| add(&external.manifest, None));
+            // A shard that does not stand yet is made of these, discarded or not.
+            let making = head.shards.iter().filter(|entry| !entry.established);
+            let parts = making.filter_map(|entry| entry.external.as_ref()).flat_map(|opening| &opening.restore);
+            for snapshot in parts.filter_map(|part| part.snapshot.as_ref()) {
+                add(&snapshot.manifest, None);
+            }
         }
         references
     }

@@ -5,11 +5,14 @@ use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_respons
 
 use super::{
     super::{
+        external,
         members::{Connected, Member},
         plan, retention,
         round::{Cause, Id, Kind, Round, place},
     },
-    Action, Answer, FAILED_MAX, Machine, Now, Token, leased,
+    Action, Answer, FAILED_MAX, Machine, Now, Token,
+    external::given_up,
+    leased, shared,
 };
 use crate::checkpoint::layout;
 
@@ -31,6 +34,10 @@ impl Machine {
         let done: Vec<Round> = done;
         let mut newest = None;
         for round in done {
+            if round.kind == Kind::External {
+                self.registered(&round, actions);
+                continue;
+            }
             let entry = self.head.completed.iter().find(|entry| entry.id == round.checkpoint).cloned();
             let Some(entry) = entry else { continue };
             self.round_ended(&round, Some(entry.clone()), actions);
@@ -46,7 +53,7 @@ impl Machine {
             newest = Some(entry);
         }
         let Some(newest) = newest else { return };
-        let late = |round: &&Round| round.checkpoint < newest.id && round.kind != Kind::Savepoint;
+        let late = |round: &&Round| round.checkpoint < newest.id && round.kind.in_series();
         let late: Vec<String> = self.rounds.iter().filter(late).map(|round| round.id.clone()).collect();
         for id in late {
             // What was asked for is in the later one, too.
@@ -63,7 +70,7 @@ impl Machine {
         self.pause_until_ms = self.pause_until_ms.max(now.mono_ms.saturating_add_unsigned(pause));
     }
 
-    fn round_ended(&self, round: &Round, entry: Option<v1::CompletedCheckpoint>, actions: &mut Vec<Action>) {
+    pub(super) fn round_ended(&self, round: &Round, entry: Option<v1::CompletedCheckpoint>, actions: &mut Vec<Action>) {
         // Those on their way are still uploaded from their local copies.
         let on_their_way = self.rounds.iter().map(|round| round.checkpoint);
         let retained: Vec<u64> = retention::kept(&self.head).into_iter().chain(on_their_way).collect();
@@ -87,6 +94,9 @@ impl Machine {
         let Some(at) = self.rounds.iter().position(|round| round.id == id && !round.committing) else { return };
         let round = self.rounds.remove(at);
         self.round_ended(&round, None, actions);
+        if let Some(external) = &round.external {
+            return given_up(&round, external, detail, actions);
+        }
         for member in self.members.connected() {
             let aborted = v1::CheckpointAborted {
                 checkpoint: round.checkpoint,
@@ -102,7 +112,7 @@ impl Machine {
         self.pause(now);
         // A savepoint's failure is its caller's, not the job's; so is one before the last success.
         let last = self.head.completed.last().map_or(0, |last| last.id);
-        let counted = cause.counted() && round.kind != Kind::Savepoint && round.checkpoint > last;
+        let counted = cause.counted() && round.kind.in_series() && round.checkpoint > last;
         self.wishes.failures += u32::from(counted);
         self.failed.push_back(v1::FailedRound {
             checkpoint: round.checkpoint,
@@ -113,7 +123,7 @@ impl Machine {
         if self.failed.len() > FAILED_MAX {
             self.failed.pop_front();
         }
-        if !matches!(cause, Cause::Subsumed | Cause::Collected) && round.kind != Kind::Savepoint {
+        if !matches!(cause, Cause::Subsumed | Cause::Collected) && round.kind.in_series() {
             self.remember_dead(round.id());
             let uploads: Vec<_> = round.uploads().cloned().collect();
             self.pin_uploads(round.checkpoint, &round.id, uploads.into_iter());
@@ -123,7 +133,9 @@ impl Machine {
     pub(super) fn expire(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.members.expire(now.mono_ms);
         let timeout = settings(&self.head).timeout_ms;
-        let late = |round: &&Round| now.mono_ms - round.triggered_ms > timeout.cast_signed();
+        // Another engine has a timeout of its own, and cancels.
+        let late =
+            |round: &&Round| round.kind != Kind::External && now.mono_ms - round.triggered_ms > timeout.cast_signed();
         let late: Vec<String> = self.rounds.iter().filter(late).map(|round| round.id.clone()).collect();
         for id in late {
             self.abort(&id, Cause::Expired, "it took longer than checkpoints.timeout", now, actions);
@@ -157,7 +169,7 @@ impl Machine {
                     let entry = round.savepoint_entry(&self.head, now.wall_ms);
                     Action::WriteSavepoint(round.id(), manifest, Box::new(entry))
                 }
-                Kind::Periodic | Kind::Manual => Action::WriteManifest(round.id(), manifest),
+                Kind::Periodic | Kind::Manual | Kind::External => Action::WriteManifest(round.id(), manifest),
             });
         }
     }
@@ -224,22 +236,30 @@ impl Machine {
         }
         let settings = settings(&self.head);
         let kind = self.triggers.iter().map(|trigger| trigger.kind).max().unwrap_or(Kind::Periodic);
-        let (interval, running) = (settings.interval_ms(), self.rounds.iter().filter(|it| it.kind != Kind::Savepoint));
+        let interval = settings.interval_ms();
+        let running = self.rounds.iter().filter(|round| round.kind.in_series());
         let slot = running.count() < settings.max_concurrent.max(1) as usize;
-        let rested = now.mono_ms >= self.pause_until_ms && (settings.min_pause_ms == 0 || self.rounds.is_empty());
+        let alone = || self.rounds.iter().all(|round| round.kind == Kind::External);
+        let rested = now.mono_ms >= self.pause_until_ms && (settings.min_pause_ms == 0 || alone());
         let wanted = match kind {
-            Kind::Savepoint => true,
+            Kind::Savepoint | Kind::External => true,
             Kind::Manual => slot,
             Kind::Periodic => slot && rested && interval > 0 && now.mono_ms >= self.next_round_ms,
         };
         wanted.then_some(kind)
     }
 
-    fn start_round(&mut self, kind: Kind, now: Now, actions: &mut Vec<Action>) {
-        let id = Id { checkpoint: self.next_id, round: format!("{}-{}", self.nonce, self.rounds_started) };
+    /// The names of the next round, and its number.
+    pub(super) fn next_round(&mut self) -> (Id, u64) {
         let number = self.rounds_started;
+        let id = Id { checkpoint: self.next_id, round: format!("{}-{number}", self.nonce) };
         self.next_id += 1;
         self.rounds_started += 1;
+        (id, number)
+    }
+
+    fn start_round(&mut self, kind: Kind, now: Now, actions: &mut Vec<Action>) {
+        let (id, number) = self.next_round();
         let settings = settings(&self.head);
         self.next_round_ms = now.mono_ms + settings.interval_ms().cast_signed();
         let callers = self.take_triggers(kind);
@@ -268,7 +288,7 @@ impl Machine {
         for member in self.members.connected().filter(|member| holds(&self.head, member)) {
             actions.push(Action::ToWorker(member.connection, ToWorker::Barrier(barrier.clone())));
         }
-        for entry in self.head.shards.iter().filter(|entry| !leased(&self.head, &entry.operator)) {
+        for entry in self.head.shards.iter().filter(|entry| shared(&self.head, &entry.operator)) {
             let command = v1::SnapshotCommand {
                 job_uid: self.head.job_uid.clone(),
                 operator: entry.operator.clone(),
@@ -278,6 +298,7 @@ impl Machine {
                 round: round.id.clone(),
                 base: round.base,
                 coordinator_epoch: round.coordinator_epoch,
+                ..Default::default()
             };
             actions.push(Action::ToServer(entry.server.clone(), ToServer::Snapshot(command)));
         }
@@ -297,15 +318,16 @@ impl Machine {
     }
 
     fn full_is_due(&self, settings: &v1::CheckpointSettings) -> bool {
-        let building = self.rounds.iter().filter(|round| round.base != 0).count() as u32;
-        let none_on_its_way = self.rounds.iter().all(|round| round.base != 0);
+        let rounds = || self.rounds.iter().filter(|round| round.kind != Kind::External);
+        let building = rounds().filter(|round| round.base != 0).count() as u32;
+        let none_on_its_way = rounds().all(|round| round.base != 0);
         let every = settings.full_every;
         let counted = every > 0 && none_on_its_way && self.since_full + building + 1 >= every;
         !settings.incremental.unwrap_or(true) || self.avoid_base || counted
     }
 
     /// Every server hears how many of its shards take part, before their barriers can come.
-    fn tell_started(&self, round: &Round, actions: &mut Vec<Action>) {
+    pub(super) fn tell_started(&self, round: &Round, actions: &mut Vec<Action>) {
         for name in self.servers.iter().filter(|(_, server)| !server.address.is_empty()).map(|(name, _)| name) {
             let started = v1::RoundStarted {
                 job_uid: self.head.job_uid.clone(),
@@ -322,10 +344,10 @@ impl Machine {
     /// An operator with a group is never snapshotted without its writers.
     fn may_start(&self) -> Result<(), Refused> {
         let no = |message: String| Err(Refused::new(Reason::CheckpointAborted, message));
-        if self.head.deleted || self.head.shards.is_empty() {
-            return no("the job has no shards yet".into());
+        if self.head.deleted || !self.head.shards.iter().any(external::is_own) {
+            return no("the job has no shards of its own (those of external operators its engine snapshots)".into());
         }
-        for entry in &self.head.shards {
+        for entry in self.head.shards.iter().filter(|entry| external::is_own(entry)) {
             let (operator, start, end) = place(entry);
             if !entry.established || !self.serves(entry) {
                 return no(format!("shard {operator} [{start},{end}) does not serve"));
@@ -343,7 +365,7 @@ impl Machine {
         Ok(())
     }
 
-    fn serves(&self, entry: &v1::ShardEntry) -> bool {
+    pub(super) fn serves(&self, entry: &v1::ShardEntry) -> bool {
         self.servers.get(&entry.server).is_some_and(|server| plan::serves(server, entry))
     }
 }

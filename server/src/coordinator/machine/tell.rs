@@ -152,7 +152,8 @@ impl Machine {
             return;
         }
         if !leased(&self.head, &hello.operator) {
-            let message = format!("operator {:?} is unknown or shared: only leased ones have workers", hello.operator);
+            let message =
+                format!("operator {:?} is unknown or not leased: only leased ones have workers", hello.operator);
             actions.push(refuse(Reason::OperatorUnknown, message));
             return;
         }

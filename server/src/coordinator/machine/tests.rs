@@ -1,4 +1,5 @@
 mod collect;
+mod external;
 mod settings;
 mod uploads;
 mod world;

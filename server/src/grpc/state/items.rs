@@ -8,8 +8,8 @@ use super::scan::{Found, Show};
 use crate::shard::ops::unescape;
 
 /// Shows rows of a state.
-pub(super) struct Items {
-    pub(super) descriptor: v1::StateDescriptor,
+pub(in crate::grpc) struct Items {
+    pub(in crate::grpc) descriptor: v1::StateDescriptor,
 }
 
 impl Show for Items {

@@ -164,7 +164,8 @@ pub(in crate::grpc) struct Scan<S> {
     left: u64,
 }
 
-struct Filter<S> {
+/// Which rows are wanted, and what becomes of them.
+pub(in crate::grpc) struct Filter<S> {
     show: S,
     projection: Projection,
     namespace: Option<Vec<u8>>,
@@ -172,9 +173,9 @@ struct Filter<S> {
 }
 
 /// What one look at a shard gave: rows, and the first row key not looked at.
-struct Page<R> {
-    rows: Vec<R>,
-    next: Option<Vec<u8>>,
+pub(in crate::grpc) struct Page<R> {
+    pub(in crate::grpc) rows: Vec<R>,
+    pub(in crate::grpc) next: Option<Vec<u8>>,
 }
 
 impl<S: Show> Scan<S> {
@@ -229,6 +230,16 @@ impl<S: Show> Scan<S> {
 }
 
 impl<S: Show> Filter<S> {
+    /// Wants all rows, whole.
+    pub(in crate::grpc) fn all(show: S) -> Self {
+        Self { show, projection: Projection::Entries, namespace: None, prefix: Vec::new() }
+    }
+
+    /// The rows of a look that ends where an answer has enough.
+    pub(in crate::grpc) fn some(&self, frozen: &Frozen, start: Vec<u8>, end: &[u8]) -> Result<Page<S::Row>, Refused> {
+        self.page(frozen, start, end, PAGE_ROWS)
+    }
+
     fn page(&self, frozen: &Frozen, mut start: Vec<u8>, end: &[u8], most: usize) -> Result<Page<S::Row>, Refused> {
         let rows = Rows { read: frozen.view.as_ref(), clocks: frozen.clocks };
         let (mut found, mut bytes) = (Vec::new(), 0);

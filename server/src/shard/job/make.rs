@@ -29,10 +29,21 @@ use crate::checkpoint::{
 struct Brought {
     /// Local copies that files were taken from.
     copies: Vec<PathBuf>,
-    /// True if the shard's own directory holds key groups that are another shard's now.
-    clip: bool,
+    /// Set if the shard's own directory holds key groups besides those that are taken.
+    clip: Option<KeyGroupRange>,
     /// What the shard is to be made of; empty if its own directory holds all.
     parts: Vec<Part>,
+}
+
+/// A snapshot that a shard is made of.
+#[derive(Debug)]
+struct Source {
+    snapshot: v1::ShardSnapshot,
+    /// What is taken of it.
+    range: KeyGroupRange,
+    /// Where its local copy is, if there is one.
+    copy: PathBuf,
+    folders: Folders,
 }
 
 impl Job {
@@ -75,10 +86,16 @@ impl Job {
             Plan::Lost(cause) => return Err(Refused::new(Reason::ShardLost, cause)),
             Plan::Build(checkpoint) => {
                 dir.reset().map_err(io)?;
-                if checkpoint == 0 {
+                let sources = match &entry.external {
+                    Some(opening) => self.sources_of_engine(entry, opening).await,
+                    None if checkpoint == 0 => Ok(Vec::new()),
+                    None => self.sources_of(entry, checkpoint).await,
+                };
+                let sources = sources.map_err(|error| error.refused())?;
+                if sources.is_empty() {
                     Origin::New
                 } else {
-                    brought = self.bring(entry, checkpoint, &dir).await.map_err(|error| error.refused())?;
+                    brought = self.bring(entry, &sources, &dir).await.map_err(|error| error.refused())?;
                     Origin::Restored
                 }
             }
@@ -97,8 +114,10 @@ impl Job {
                 let target = Target { backends, kind: backend, durability, db: &db, scratch: &scratch };
                 rescale::assemble(&target, &parts)
             };
-            let clipped =
-                opened.and_then(|mut backend| if clip { backend.clip(range).map(|()| backend) } else { Ok(backend) });
+            let clipped = opened.and_then(|mut backend| match clip {
+                Some(taken) => backend.clip(taken).map(|()| backend),
+                None => Ok(backend),
+            });
             let backend = clipped.map_err(|error| match (origin, &error) {
                 (Origin::Live, crate::storage::Error::Corrupt { .. }) => lost(&error),
                 _ => snapshot::Error::Storage(error).refused(),
@@ -139,29 +158,29 @@ impl Job {
         Ok(Status::Serving(Arc::new(shard)))
     }
 
-    /// Brings a checkpoint's files here: into the shard's own directory if one snapshot holds all of its range,
-    /// else those of every snapshot into a directory of its own.
-    async fn bring(&self, entry: &v1::ShardEntry, checkpoint: u64, dir: &ShardDir) -> Result<Brought, snapshot::Error> {
-        let (manifest, folders) = self.manifest(checkpoint).await?;
-        let sources = sources(&manifest, entry).map_err(|detail| snapshot::Error::Damaged {
-            object: layout::manifest(checkpoint, &manifest.round),
-            detail: format!("checkpoint {checkpoint} {detail}"),
-        })?;
-        let whole =
-            matches!(&sources[..], [(only, _)] if !only.canonical && only.backend() == self.view().spec.backend());
+    /// Brings files here: into the shard's own directory if one snapshot holds all that is wanted, else those of every
+    /// snapshot into a directory of its own.
+    async fn bring(
+        &self,
+        entry: &v1::ShardEntry,
+        sources: &[Source],
+        dir: &ShardDir,
+    ) -> Result<Brought, snapshot::Error> {
+        let alike =
+            |source: &Source| !source.snapshot.canonical && source.snapshot.backend() == self.view().spec.backend();
+        let whole = matches!(sources, [only] if alike(only));
         let mut brought = Brought::default();
-        for (index, (snapshot, range)) in sources.iter().enumerate() {
-            let of_source = ShardDir::new(&self.dir, &entry.operator, snapshot.start, snapshot.end);
-            let copy = of_source.copy(manifest.checkpoint, &manifest.round);
+        for (index, Source { snapshot, range, copy, folders }) in sources.iter().enumerate() {
             let into = if whole { dir.db() } else { dir.parts().join(index.to_string()) };
-            let source = snapshot::restore(snapshot, copy.clone(), into.clone(), &folders).await?;
+            let source = snapshot::restore(snapshot, copy.clone(), into.clone(), folders).await?;
             let (start, end) = (range.start(), range.end());
-            info!(job = self.uid, operator = entry.operator, start, end, checkpoint, ?source, "snapshot is here");
+            info!(job = self.uid, operator = entry.operator, start, end, copy = %copy.display(), ?source, "snapshot is here");
             if source == snapshot::Source::Local {
-                brought.copies.push(copy);
+                brought.copies.push(copy.clone());
             }
             if whole {
-                brought.clip = (snapshot.start, snapshot.end) != (entry.start, entry.end);
+                brought.clip =
+                    Some(*range).filter(|range| (snapshot.start, snapshot.end) != (range.start(), range.end()));
             } else {
                 let form = match snapshot.files.first() {
                     Some(file) if snapshot.canonical => Form::Canonical(file.name.clone()),
@@ -173,16 +192,61 @@ impl Job {
         Ok(brought)
     }
 
+    /// The snapshots of a checkpoint that hold the key groups of a shard.
+    async fn sources_of(&self, entry: &v1::ShardEntry, checkpoint: u64) -> Result<Vec<Source>, snapshot::Error> {
+        let (manifest, folders) = self.manifest(checkpoint).await?;
+        let found = sources(&manifest, entry).map_err(|detail| snapshot::Error::Damaged {
+            object: layout::manifest(checkpoint, &manifest.round),
+            detail: format!("checkpoint {checkpoint} {detail}"),
+        })?;
+        let found = found.into_iter().map(|(snapshot, range)| self.source(&manifest, snapshot, range, &folders));
+        Ok(found.collect())
+    }
+
+    /// The snapshots that another engine restores a shard from.
+    async fn sources_of_engine(
+        &self,
+        entry: &v1::ShardEntry,
+        opening: &v1::ExternalOpening,
+    ) -> Result<Vec<Source>, snapshot::Error> {
+        let mut found = Vec::new();
+        for part in &opening.restore {
+            let named = part.snapshot.clone().unwrap_or_default();
+            let opened = manifest::open(&self.environment.stores, &self.paths, &manifest::of_external(&named)).await;
+            let (manifest, folders) = opened.map_err(snapshot::Error::from)?;
+            let same = |shard: &&v1::ShardSnapshot| {
+                (&shard.operator, shard.start, shard.end) == (&entry.operator, named.start, named.end)
+            };
+            let snapshot = manifest.shards.iter().find(same);
+            let range = KeyGroupRange::new(part.start, part.end).ok();
+            let (Some(snapshot), Some(range)) = (snapshot, range) else {
+                let detail = format!("it does not hold {} [{},{})", entry.operator, named.start, named.end);
+                return Err(snapshot::Error::Damaged { object: named.manifest, detail });
+            };
+            found.push(self.source(&manifest, snapshot, range, &folders));
+        }
+        Ok(found)
+    }
+
+    fn source(
+        &self,
+        manifest: &v1::Manifest,
+        snapshot: &v1::ShardSnapshot,
+        range: KeyGroupRange,
+        folders: &Folders,
+    ) -> Source {
+        let dir = ShardDir::new(&self.dir, &snapshot.operator, snapshot.start, snapshot.end);
+        let copy = dir.copy(manifest.checkpoint, &manifest.round);
+        Source { snapshot: snapshot.clone(), range, copy, folders: folders.clone() }
+    }
+
     pub(super) async fn manifest(&self, checkpoint: u64) -> Result<(v1::Manifest, Folders), snapshot::Error> {
         let entry = self.completed.lock().expect("no panics under this lock").get(&checkpoint).cloned();
         let Some(entry) = entry else {
             let detail = "the coordinator did not say where its manifest is".to_owned();
             return Err(snapshot::Error::Damaged { object: format!("chk/{checkpoint}"), detail });
         };
-        manifest::open(&self.environment.stores, &self.paths, &entry).await.map_err(|error| match error {
-            manifest::Error::Store(error) => snapshot::Error::Store(error),
-            manifest::Error::Damaged { object, detail } => snapshot::Error::Damaged { object, detail },
-        })
+        manifest::open(&self.environment.stores, &self.paths, &entry).await.map_err(snapshot::Error::from)
     }
 }
 

@@ -29,7 +29,10 @@ use super::{
     },
     Job, io,
 };
-use crate::storage::{self, Backend, Span, View};
+use crate::{
+    checkpoint::manifest::{self, Folders},
+    storage::{self, Backend, Span, View},
+};
 
 /// Snapshots that stay open.
 const OPEN_MAX: usize = 4;
@@ -148,6 +151,15 @@ impl Job {
         })
     }
 
+    /// A snapshot that another engine has taken.
+    pub async fn at_snapshot(&self, handle: &v1::SnapshotHandle) -> Result<Arc<AtCheckpoint>, Refused> {
+        let entry = manifest::of_external(&handle.snapshot.clone().unwrap_or_default());
+        let opened = manifest::open(&self.environment.stores, &self.paths, &entry).await;
+        let (manifest, folders) = opened.map_err(|error| snapshot::Error::from(error).refused())?;
+        let shard = manifest.shards.first().cloned().unwrap_or_default();
+        self.look_at(entry, &manifest, &folders, &shard).await.map(Arc::new)
+    }
+
     async fn open_snapshot(
         &self,
         entry: v1::CompletedCheckpoint,
@@ -158,15 +170,29 @@ impl Job {
         let range = |shard: &v1::ShardSnapshot| KeyGroupRange::new(shard.start, shard.end).ok();
         let holds = |shard: &&v1::ShardSnapshot| range(shard).is_some_and(|range| range.contains(group));
         let mut of_operator = manifest.shards.iter().filter(|shard| shard.operator == operator);
-        let Some((shard, range)) = of_operator.find(holds).and_then(|shard| Some((shard, range(shard)?))) else {
+        let Some(shard) = of_operator.find(holds) else {
             let message = format!("checkpoint {} does not hold key group {group} of {operator}", entry.id);
             return Err(Refused::new(Reason::CheckpointCorrupt, message));
         };
+        self.look_at(entry, &manifest, &folders, shard).await
+    }
+
+    async fn look_at(
+        &self,
+        entry: v1::CompletedCheckpoint,
+        manifest: &v1::Manifest,
+        folders: &Folders,
+        shard: &v1::ShardSnapshot,
+    ) -> Result<AtCheckpoint, Refused> {
+        let range = KeyGroupRange::new(shard.start, shard.end).map_err(|error| {
+            Refused::new(Reason::CheckpointCorrupt, format!("snapshot of checkpoint {}: {error}", entry.id))
+        })?;
+        let operator = &shard.operator;
         let dir = Scratch(self.environment.stores.scratch().join(Uuid::new_v4().simple().to_string()));
         let (files, db) = (dir.0.join("files"), dir.0.join("db"));
         let copy =
             ShardDir::new(&self.dir, operator, shard.start, shard.end).copy(manifest.checkpoint, &manifest.round);
-        snapshot::restore(shard, copy, files.clone(), &folders).await.map_err(|error| error.refused())?;
+        snapshot::restore(shard, copy, files.clone(), folders).await.map_err(|error| error.refused())?;
         let (environment, spec) = (self.environment.clone(), manifest.spec.clone().unwrap_or_default());
         let (kind, canonical) = (shard.backend(), shard.canonical);
         let names: BTreeMap<String, String> =
@@ -190,10 +216,10 @@ impl Job {
         Ok(AtCheckpoint {
             entry,
             range,
-            operator: operator.to_owned(),
+            operator: operator.clone(),
             incarnation: shard.incarnation,
             known: States::of_operator(&manifest.states, operator),
-            states: manifest.states,
+            states: manifest.states.clone(),
             clocks: Clocks { processing_ms, watermark_ms, writer_ms: 0 },
             view,
             files,

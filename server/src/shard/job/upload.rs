@@ -15,7 +15,10 @@ use super::{
     },
     Job, Status,
 };
-use crate::{checkpoint::layout, storage::Frozen};
+use crate::{
+    checkpoint::{layout, manifest},
+    storage::Frozen,
+};
 
 impl Job {
     /// Takes note that a round begins.
@@ -107,9 +110,21 @@ impl Job {
         }
     }
 
+    /// What the store holds of snapshots of another engine.
+    async fn external_bases(&self, bases: &[v1::ExternalSnapshot]) -> Vec<Arc<Known>> {
+        let mut known = Vec::new();
+        for base in bases {
+            match manifest::open(&self.environment.stores, &self.paths, &manifest::of_external(base)).await {
+                Ok((manifest, _)) => known.push(Arc::new(Known::of(&manifest))),
+                Err(error) => warn!(%error, base = base.manifest, "a base cannot be read: everything is uploaded"),
+            }
+        }
+        known
+    }
+
     /// Uploads what a shard has frozen, and tells what came of it.
     pub(super) async fn upload(&self, taken: Snapshot, dir: &ShardDir) -> Up {
-        let Snapshot { barrier, generation, writer_epoch, frozen, mut record } = taken;
+        let Snapshot { barrier, generation, writer_epoch, frozen, mut record, bases } = taken;
         let (operator, start, end) = (record.operator.clone(), record.start, record.end);
         let serving = self.view().slots.iter().filter(|slot| matches!(slot.status, Status::Serving(_))).count();
         let shards = u32::try_from(serving).unwrap_or(u32::MAX);
@@ -117,8 +132,11 @@ impl Job {
         let under_way = self.rounds.begin(barrier.checkpoint, &barrier.round, shards, self.target());
         let copy = dir.copy(barrier.checkpoint, &barrier.round);
         // A savepoint stands alone: it refers to nothing that is there already.
-        let base = if under_way.savepoint.is_some() { Arc::default() } else { self.base(barrier.base).await };
-        let known = [&*base, &under_way.left];
+        let mut bases = self.external_bases(&bases).await;
+        if under_way.savepoint.is_none() {
+            bases.push(self.base(barrier.base).await);
+        }
+        let known: Vec<&Known> = bases.iter().map(Arc::as_ref).chain([&under_way.left]).collect();
         let frozen = match under_way.savepoint {
             Some(v1::SavepointFormat::Canonical) => {
                 record.canonical = true;

@@ -186,7 +186,7 @@ impl World {
                 let target = v1::SavepointTarget { prefix: "savepoints/".into(), ..Default::default() };
                 Event::Savepoint { token, target, id: "id".into() }
             }
-            Kind::Manual | Kind::Periodic => Event::Trigger { token, full },
+            _ => Event::Trigger { token, full },
         });
     }
 }

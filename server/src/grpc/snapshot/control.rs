@@ -1,0 +1,157 @@
+//! The coordinator, for engines that asked a server: this process's own, or one that the request is passed on to.
+
+use std::{sync::Arc, time::Duration};
+
+use forebay_proto::{reason::Refused, v1};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use v1::{ErrorReason as Reason, ExternalVerdict as Verdict, snapshot_service_client::SnapshotServiceClient as Client};
+
+use crate::{coordinator::Coordinator, grpc::Served};
+
+#[derive(Debug, Clone)]
+pub(super) enum Control {
+    Here(Arc<Coordinator>),
+    There(Vec<String>),
+}
+
+/// Has the coordinator do a call: this process's own by the method, another by the same call.
+macro_rules! done {
+    ($control:expr, $request:expr, $call:ident, |$coordinator:ident, $asked:ident| $here:expr) => {
+        match $control {
+            Control::Here($coordinator) => {
+                let $asked = $request;
+                Ok($here)
+            }
+            Control::There(addresses) => {
+                let request = $request;
+                let mut failed = no_coordinator();
+                for address in addresses {
+                    match client(address) {
+                        Ok(mut client) => match client.$call(request.clone()).await {
+                            Err(status) if status.code() == Code::Unavailable => failed = status,
+                            answer => return answer.map(|answer| answer.into_inner()),
+                        },
+                        Err(status) => failed = status,
+                    }
+                }
+                Err(failed)
+            }
+        }
+    };
+}
+
+impl Control {
+    pub(super) fn of(served: &Served) -> Self {
+        match &served.coordinator {
+            Some(coordinator) => Self::Here(coordinator.clone()),
+            None => Self::There(served.coordinators.clone()),
+        }
+    }
+
+    pub(super) async fn open_shard(&self, request: v1::OpenShardRequest) -> Result<v1::OpenShardResponse, Status> {
+        done!(self, request, open_shard, |coordinator, asked| coordinator.open_shard(asked).await?)
+    }
+
+    pub(super) async fn close_shard(&self, request: v1::CloseShardRequest) -> Result<v1::CloseShardResponse, Status> {
+        done!(self, request, close_shard, |coordinator, asked| {
+            coordinator.close_shard(asked).await?;
+            v1::CloseShardResponse {}
+        })
+    }
+
+    pub(super) async fn take_snapshot(
+        &self,
+        request: v1::TakeSnapshotRequest,
+    ) -> Result<v1::TakeSnapshotResponse, Status> {
+        done!(self, request, take_snapshot, |coordinator, asked| {
+            v1::TakeSnapshotResponse { handle: Some(coordinator.take_snapshot(asked).await?) }
+        })
+    }
+
+    pub(super) async fn cancel_snapshot(
+        &self,
+        request: v1::CancelSnapshotRequest,
+    ) -> Result<v1::CancelSnapshotResponse, Status> {
+        done!(self, request, cancel_snapshot, |coordinator, asked| {
+            v1::CancelSnapshotResponse { cancelled: coordinator.cancel_snapshot(asked).await? }
+        })
+    }
+
+    pub(super) async fn notify_complete(
+        &self,
+        request: v1::NotifyCompleteRequest,
+    ) -> Result<v1::NotifyCompleteResponse, Status> {
+        done!(self, request, notify_complete, |coordinator, asked| {
+            let (shard, id) = (asked.shard.unwrap_or_default(), asked.external_id);
+            coordinator.judge_snapshot(shard, asked.token, id, Verdict::Completed).await?;
+            v1::NotifyCompleteResponse {}
+        })
+    }
+
+    pub(super) async fn notify_aborted(
+        &self,
+        request: v1::NotifyAbortedRequest,
+    ) -> Result<v1::NotifyAbortedResponse, Status> {
+        done!(self, request, notify_aborted, |coordinator, asked| {
+            let (shard, id) = (asked.shard.unwrap_or_default(), asked.external_id);
+            coordinator.judge_snapshot(shard, asked.token, id, Verdict::Aborted).await?;
+            v1::NotifyAbortedResponse {}
+        })
+    }
+
+    pub(super) async fn discard(&self, request: v1::DiscardRequest) -> Result<v1::DiscardResponse, Status> {
+        done!(self, request, discard, |coordinator, asked| {
+            let handle = asked.handle.unwrap_or_default();
+            v1::DiscardResponse { discarded: coordinator.discard_snapshot(&handle).await? }
+        })
+    }
+
+    pub(super) async fn list_snapshots(
+        &self,
+        request: v1::ListSnapshotsRequest,
+    ) -> Result<v1::ListSnapshotsResponse, Status> {
+        done!(self, request, list_snapshots, |coordinator, asked| {
+            v1::ListSnapshotsResponse { handles: coordinator.list_snapshots(asked).await? }
+        })
+    }
+
+    /// The handle of a snapshot that is registered under the ids of a request.
+    pub(super) async fn taken(&self, request: &v1::TakeSnapshotRequest) -> Result<Option<v1::SnapshotHandle>, Status> {
+        let shard = request.shard.clone().unwrap_or_default();
+        let same = |known: &v1::ExternalSnapshot| {
+            (known.start, known.end, known.token) == (shard.start, shard.end, request.token)
+        };
+        let handles = self.named(&shard.job, &shard.operator, &request.external_id).await?;
+        Ok(handles.into_iter().find(|handle| handle.snapshot.as_ref().is_some_and(same)))
+    }
+
+    /// True if a handle's snapshot is registered.
+    pub(super) async fn is_registered(&self, handle: &v1::SnapshotHandle) -> Result<bool, Status> {
+        let snapshot = handle.snapshot.clone().unwrap_or_default();
+        let handles = self.named(&handle.job, &snapshot.operator, &snapshot.external_id).await?;
+        let same = |known: &v1::SnapshotHandle| {
+            known.job_uid == handle.job_uid
+                && known.snapshot.as_ref().is_some_and(|known| known.manifest == snapshot.manifest)
+        };
+        Ok(handles.iter().any(same))
+    }
+
+    async fn named(&self, job: &str, operator: &str, external_id: &str) -> Result<Vec<v1::SnapshotHandle>, Status> {
+        let (job, operator, external_id) = (job.to_owned(), operator.to_owned(), external_id.to_owned());
+        Ok(self.list_snapshots(v1::ListSnapshotsRequest { job, operator, external_id }).await?.handles)
+    }
+}
+
+/// Connects when it is used first.
+fn client(address: &str) -> Result<Client<Channel>, Status> {
+    let endpoint = Endpoint::from_shared(address.to_owned());
+    let endpoint = endpoint.map_err(|error| Status::internal(format!("{address:?} is not an address: {error}")))?;
+    Ok(Client::new(endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect_lazy()))
+}
+
+fn no_coordinator() -> Status {
+    Refused::new(Reason::NoCoordinator, "no coordinator is known: set server.coordinators").into()
+}
