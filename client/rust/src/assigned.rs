@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use forebay_proto::v1;
+use forebay_proto::{codec::Codec, v1};
 
 use crate::{
     error::Result,
     session::Session,
     states::{SessionRef, State},
-    worker_state::WorkerState,
+    worker_state::{IN_FLIGHT, WorkerState},
 };
 
 /// The beginning of a generation for a worker.
@@ -33,6 +33,19 @@ impl Assigned {
     /// Returns the worker's share of the worker state; empty at the job's first start.
     pub fn worker_state(&self) -> &WorkerState {
         &self.state
+    }
+
+    /// Returns the records that were in flight at an unaligned checkpoint, as they were reported
+    /// ([`Worker::report`](crate::Worker::report)): to be processed before any other. All workers of the group get all
+    /// of them; each processes those whose keys it [`holds`](Self::holds).
+    pub fn in_flight<C: Codec<T>, T>(&self) -> Result<Vec<T>> {
+        self.state.values::<C, T>(IN_FLIGHT)
+    }
+
+    /// Returns true if a key is of the worker's shards.
+    pub fn holds(&self, key: &[u8]) -> bool {
+        let session = &self.session.0;
+        session.group_of(key, None).and_then(|group| session.shard_of(group)).is_ok()
     }
 
     /// Returns the checkpoint that the state stands at; `None` means that the state is empty.

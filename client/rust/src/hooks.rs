@@ -2,6 +2,8 @@
 
 use futures::future::BoxFuture;
 
+use crate::inputs::Barrier;
+
 /// The outcome of a hook; its error is shown to people.
 pub type HookResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
@@ -10,6 +12,12 @@ pub trait Hooks: Send + Sync {
     /// Runs at the barrier of a checkpoint, after the last record before it: pre-commit outputs here. The
     /// worker state is asked for afterwards. A failure declines the checkpoint.
     fn before_barrier(&mut self, _checkpoint: u64) -> BoxFuture<'_, HookResult> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Runs behind [`Hooks::before_barrier`]: sends the barrier on to the workers behind this one, in the stream of
+    /// records, before any record that is processed later. A failure declines the checkpoint.
+    fn forward(&mut self, _barrier: &Barrier) -> BoxFuture<'_, HookResult> {
         Box::pin(async { Ok(()) })
     }
 

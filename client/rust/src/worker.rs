@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use forebay_proto::{
     reason::Refused,
     v1::{self, ErrorReason},
@@ -31,6 +32,7 @@ use crate::{
     client::Client,
     error::{Error, Result},
     hooks::{HookResult, Hooks},
+    inputs::Barrier,
     lane::Target,
     membership::{Command, Shared},
     records::{RecordGuard, Records},
@@ -45,6 +47,8 @@ pub use builder::WorkerBuilder;
 
 const VALUE_BYTES_MAX_DEFAULT: u64 = 8 << 20;
 const LEAVE_MAX: Duration = Duration::from_secs(5);
+/// How many checkpoints back a barrier may be reported.
+const CUTS_MAX: u64 = 64;
 
 /// A member of an operator's group. Dropping it without [`Worker::finish`] is a failure, as a crash is.
 pub struct Worker {
@@ -66,6 +70,8 @@ pub struct Worker {
     index: u32,
     /// The first checkpoint whose barrier was reported since this was last cleared.
     first_barrier: Option<u64>,
+    /// Barriers that came with the records, and the worker state at each, until they are reported.
+    cuts: Vec<(v1::Barrier, WorkerState)>,
     /// True if the next call of `assigned` joins anew.
     fenced: bool,
     _task: AbortOnDropHandle<()>,
@@ -154,8 +160,9 @@ impl Worker {
         self.shared.attention.call();
         self.session = Some(session.clone());
         self.index = assignment.index;
-        // Records of the generation before are nobody's business any more.
+        // Records and barriers of the generation before are nobody's business any more.
         self.records = Arc::default();
+        self.cuts.clear();
         let checkpoint = assignment.restored_checkpoint;
         hook("on_restore", self.hooks.on_restore(checkpoint)).await?;
         Ok(Assigned::new(session, assignment))
@@ -182,6 +189,40 @@ impl Worker {
             return Ok(());
         }
         self.attend(&state).await
+    }
+
+    /// Takes the cut at a barrier that has come with the records, for workers of operators that are no sources
+    /// ([`Inputs`](crate::Inputs) says when). What was written before is in the checkpoint, what is written later is
+    /// not. One of a former generation changes nothing.
+    ///
+    /// Fails with [`Error::Rewound`] like any other call. A round that is late or refused is declined.
+    pub async fn cut(&mut self, barrier: &Barrier, state: impl Fn() -> WorkerState + Sync) -> Result<()> {
+        let session = self.session.clone().ok_or_else(not_assigned)?;
+        let barrier = barrier.0.clone();
+        if barrier.generation == self.shared.inbox(|inbox| inbox.generation())
+            && let Some(state) = self.take_cut(&session, &barrier, &state).await?
+        {
+            // Rounds that came to nothing are never reported.
+            self.cuts.retain(|(known, _)| known.checkpoint + CUTS_MAX > barrier.checkpoint);
+            self.cuts.push((barrier, state));
+        }
+        Ok(())
+    }
+
+    /// Reports a barrier that has come on all inputs, with the records that were in flight: they are handed back at a
+    /// restore ([`Assigned::in_flight`]). One that was not cut here changes nothing.
+    pub async fn report(&mut self, barrier: &Barrier, in_flight: impl IntoIterator<Item = Bytes>) -> Result<()> {
+        let Some(at) = self.cuts.iter().position(|(known, _)| known.round == barrier.0.round) else { return Ok(()) };
+        let (barrier, state) = self.cuts.remove(at);
+        self.first_barrier.get_or_insert(barrier.checkpoint);
+        self.command(Command::Report(self.reported(&barrier, state.with_in_flight(in_flight)))).await
+    }
+
+    /// Declines a barrier that did not come on all inputs.
+    pub async fn decline(&mut self, barrier: &Barrier, cause: &str) -> Result<()> {
+        self.cuts.retain(|(known, _)| known.round != barrier.0.round);
+        let (checkpoint, round, cause) = (barrier.0.checkpoint, barrier.0.round.clone(), cause.to_owned());
+        self.command(Command::Decline(v1::Decline { checkpoint, round, cause })).await
     }
 
     /// Says how far event time has come, milliseconds since 1970: a promise that no earlier record follows.
@@ -297,18 +338,28 @@ impl Worker {
         barrier: v1::Barrier,
         state: &(dyn Fn() -> WorkerState + Sync),
     ) -> Result<()> {
+        let Some(state) = self.take_cut(session, &barrier, state).await? else { return Ok(()) };
+        self.first_barrier.get_or_insert(barrier.checkpoint);
+        self.command(Command::Report(self.reported(&barrier, state))).await
+    }
+
+    /// Has every shard accept a barrier, and returns the worker state at it; `None` if it was declined.
+    async fn take_cut(
+        &mut self,
+        session: &Session,
+        barrier: &v1::Barrier,
+        state: &(dyn Fn() -> WorkerState + Sync),
+    ) -> Result<Option<WorkerState>> {
         let served = timeout(self.barrier_timeout, async {
             self.records.finished().await;
             hook("before_barrier", self.hooks.before_barrier(barrier.checkpoint)).await?;
+            hook("forward", self.hooks.forward(&Barrier(barrier.clone()))).await?;
             let state = state();
-            session.barrier(&barrier).await?;
+            session.barrier(barrier).await?;
             Ok::<_, Error>(state)
         });
         let refused = match served.await {
-            Ok(Ok(state)) => {
-                self.first_barrier.get_or_insert(barrier.checkpoint);
-                return self.command(Command::Report(self.report(&barrier, state))).await;
-            }
+            Ok(Ok(state)) => return Ok(Some(state)),
             Ok(Err(error)) => error,
             Err(_) => {
                 let message = format!("barrier {} took over {:?}", barrier.checkpoint, self.barrier_timeout);
@@ -318,13 +369,12 @@ impl Worker {
         if let Some(reason) = session.end_reason() {
             return Err(reason.clone());
         }
-        let (checkpoint, round, cause) = (barrier.checkpoint, barrier.round, refused.to_string());
-        self.command(Command::Decline(v1::Decline { checkpoint, round, cause })).await?;
+        self.decline(&Barrier(barrier.clone()), &refused.to_string()).await?;
         // A round that was refused or is late is the coordinator's concern; a hook's failure is the user's.
-        if matches!(refused, Error::Hook { .. }) { Err(refused) } else { Ok(()) }
+        if matches!(refused, Error::Hook { .. }) { Err(refused) } else { Ok(None) }
     }
 
-    fn report(&self, barrier: &v1::Barrier, state: WorkerState) -> v1::BarrierReport {
+    fn reported(&self, barrier: &v1::Barrier, state: WorkerState) -> v1::BarrierReport {
         let state = v1::WorkerState {
             worker: self.id.clone(),
             operator: self.operator.clone(),

@@ -8,6 +8,9 @@ use forebay_proto::{
 
 use crate::error::{Error, Result};
 
+/// Name of the list of records that an unaligned barrier has overtaken.
+pub(crate) const IN_FLIGHT: &str = "forebay.in-flight";
+
 /// Source positions, buffers and the like: named lists of elements (Flink: operator state).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct WorkerState {
@@ -67,6 +70,16 @@ impl WorkerState {
     /// Returns the first element of a list; `None` if there is none.
     pub fn value<C: Codec<T>, T>(&self, name: &str) -> Result<Option<T>> {
         Ok(self.values::<C, T>(name)?.into_iter().next())
+    }
+
+    /// Adds the records that an unaligned barrier has overtaken. All workers get all of them, for a record may belong to
+    /// another worker after a restore.
+    pub(crate) fn with_in_flight(self, records: impl IntoIterator<Item = Bytes>) -> Self {
+        let mut records = records.into_iter().peekable();
+        if records.peek().is_none() {
+            return self;
+        }
+        self.list(IN_FLIGHT, Redistribution::Union, records)
     }
 
     pub(crate) fn from_lists(lists: Vec<WorkerList>) -> Self {

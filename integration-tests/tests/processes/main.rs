@@ -13,6 +13,7 @@ mod exactly_once;
 mod fencing;
 mod flights;
 mod grpcurl;
+mod inputs;
 mod jobs;
 mod object_stores;
 mod readback;

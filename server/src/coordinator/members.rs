@@ -40,6 +40,8 @@ pub struct Connected {
     pub connection: Connection,
     /// Its joining.
     pub join_id: String,
+    /// Its operator.
+    pub operator: String,
 }
 
 /// The workers of all groups of a job.
@@ -171,9 +173,10 @@ impl Members {
 
     /// The workers that are connected.
     pub fn connected(&self) -> impl Iterator<Item = Connected> + '_ {
-        self.members
-            .values()
-            .filter_map(|member| Some(Connected { connection: member.connection?, join_id: member.join_id.clone() }))
+        self.members.values().filter_map(|member| {
+            let (join_id, operator) = (member.join_id.clone(), member.operator.clone());
+            Some(Connected { connection: member.connection?, join_id, operator })
+        })
     }
 
     /// A worker.

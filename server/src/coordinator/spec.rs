@@ -133,9 +133,11 @@ fn checkpoints(given: Option<v1::CheckpointSettings>) -> Result<v1::CheckpointSe
     }
     known::<v1::CheckpointMode>("checkpoints.mode", settings.mode)?;
     default_to(&mut settings.mode, v1::CheckpointMode::ExactlyOnce as i32);
-    if settings.unaligned {
-        let message = "unaligned checkpoints are not served by this build: no record is overtaken by a barrier";
-        return Err(Refused::new(Reason::Unsupported, message).field("spec.checkpoints.unaligned"));
+    if settings.unaligned && settings.mode() != v1::CheckpointMode::ExactlyOnce {
+        return Err(conflict("checkpoints.unaligned is a way to be exact: the mode is exactly_once".into()));
+    }
+    if settings.unaligned && settings.max_concurrent > 1 {
+        return Err(conflict("checkpoints.unaligned leaves no room for max_concurrent above 1".into()));
     }
     if settings.max_concurrent > CONCURRENT_LIMIT {
         let message = format!("checkpoints.max_concurrent is {}: at most {CONCURRENT_LIMIT}", settings.max_concurrent);
@@ -239,15 +241,16 @@ mod tests {
             change(&mut spec);
             complete(spec).unwrap_err().reason
         };
-        assert_eq!(reason(|spec| spec.checkpoints.get_or_insert_default().unaligned = true), Reason::Unsupported);
         let checkpoints = |change: fn(&mut v1::CheckpointSettings)| {
             let mut spec = spec();
             change(spec.checkpoints.get_or_insert_default());
             complete(spec).map(|spec| spec.checkpoints.unwrap()).map_err(|refused| refused.reason)
         };
-        let conflicts: [fn(&mut v1::CheckpointSettings); 5] = [
+        let conflicts: [fn(&mut v1::CheckpointSettings); 7] = [
             |settings| settings.max_concurrent = 9,
             |settings| settings.retained = 1001,
+            |settings| (settings.unaligned, settings.max_concurrent) = (true, 2),
+            |settings| (settings.unaligned, settings.mode) = (true, v1::CheckpointMode::AtLeastOnce.into()),
             |settings| (settings.min_pause_ms, settings.max_concurrent) = (1, 2),
             |settings| (settings.full_every, settings.incremental) = (2, Some(false)),
             |settings| settings.interval_ms = Some(9),

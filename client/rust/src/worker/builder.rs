@@ -131,6 +131,7 @@ impl WorkerBuilder {
             session: None,
             index: 0,
             first_barrier: None,
+            cuts: Vec::new(),
             fenced: false,
             _task: task,
         })

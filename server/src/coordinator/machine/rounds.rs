@@ -282,10 +282,13 @@ impl Machine {
             base: round.base,
             coordinator_epoch: round.coordinator_epoch,
             generation: round.generation,
-            unaligned: false,
+            // A savepoint is to be read by any other job, which knows nothing of our records in flight.
+            unaligned: settings.unaligned && kind != Kind::Savepoint,
             mode: settings.mode,
         };
-        for member in self.members.connected().filter(|member| holds(&self.head, member)) {
+        // The workers behind them get it with their records.
+        let told = |member: &Connected| holds(&self.head, member) && is_source(&self.head, &member.operator);
+        for member in self.members.connected().filter(told) {
             actions.push(Action::ToWorker(member.connection, ToWorker::Barrier(barrier.clone())));
         }
         for entry in self.head.shards.iter().filter(|entry| shared(&self.head, &entry.operator)) {
@@ -372,6 +375,12 @@ impl Machine {
 
 fn holds(head: &v1::JobHead, member: &Connected) -> bool {
     head.shards.iter().filter_map(|entry| entry.writer.as_ref()).any(|writer| writer.join_id == member.join_id)
+}
+
+/// True if an operator's workers are sent the barriers: those of sources, or all if the job names none.
+fn is_source(head: &v1::JobHead, operator: &str) -> bool {
+    let operators = || head.spec.iter().flat_map(|spec| &spec.operators);
+    !operators().any(|known| known.source) || operators().any(|known| known.name == operator && known.source)
 }
 
 /// The job's checkpoint settings.

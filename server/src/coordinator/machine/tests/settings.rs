@@ -226,6 +226,41 @@ fn a_barrier_tells_the_cut() {
     let mut world = World::new(v1::CheckpointSettings { mode, ..settings() });
     world.until(1_000);
     assert_eq!((world.barrier().mode(), world.barrier().unaligned), (v1::CheckpointMode::AtLeastOnce, false));
+    let mut world = World::new(v1::CheckpointSettings { unaligned: true, ..settings() });
+    world.until(1_000);
+    assert!(world.barrier().unaligned);
+    world.report(1000);
+    world.trigger(1, Kind::Savepoint, false);
+    assert!(!world.barrier().unaligned, "a savepoint holds no records in flight");
+}
+
+#[test]
+fn only_the_workers_of_sources_are_sent_barriers_and_all_have_to_report() {
+    let mut head = head();
+    let spec = head.spec.as_mut().unwrap();
+    spec.checkpoints = Some(settings());
+    spec.operators[0].source = true;
+    let access = v1::Access::Leased.into();
+    spec.operators.push(v1::Operator { name: "behind".into(), access, ..Default::default() });
+    let mut behind = head.shards[0].clone();
+    behind.operator = "behind".into();
+    behind.writer = Some(v1::WriterGrant { worker: "second".into(), join_id: "j2".into(), epoch: 1, token: 0 });
+    head.shards.push(behind);
+    let mut world = World::with(head, 2);
+    let hello = v1::JoinHello { operator: "behind".into(), ..join("second", "j2") };
+    world.step(Event::Joined { connection: Connection(2), hello });
+    let mut sent = Vec::new();
+    world.now.mono_ms = 1_000;
+    for action in world.machine.step(Event::Trigger { token: Token(1), full: false }, world.now) {
+        if let Action::ToWorker(connection, ToWorker::Barrier(_)) = action {
+            sent.push(connection);
+        }
+    }
+    assert_eq!(sent, [Connection(1)]);
+    let round = world.machine.rounds()[0].clone();
+    assert_eq!(round.workers.len(), 2);
+    world.report_round(&round);
+    assert_eq!(world.completed(), [7], "the worker behind has not reported");
 }
 
 #[test]
