@@ -5,7 +5,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{checkpoint, connection::Connection, cost, garbage, job, output::Format, restore, savepoint, state};
+use crate::{
+    checkpoint, connection::Connection, cost, garbage, job, output::Format, restore, savepoint, snapshot, state,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 refused by the cluster, not swapped by cas, or found damaged by verify; 2 wrong command line; 69 unreachable or
@@ -59,6 +61,12 @@ pub enum Command {
         /// Which of these.
         #[command(subcommand)]
         command: savepoint::Command,
+    },
+    /// List and discard what other engines have taken, such as Flink.
+    Snapshot {
+        /// Which of these.
+        #[command(subcommand)]
+        command: snapshot::Command,
     },
     /// Take a job to a checkpoint, one of its own or one from elsewhere; make the job if it does not exist.
     Restore(restore::Restore),

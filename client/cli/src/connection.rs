@@ -7,7 +7,8 @@ use forebay_client::routing::Table;
 use forebay_proto::KeyGroup;
 use forebay_proto::v1::{
     ErrorReason, GetRoutingRequest, Route, Routing, coordinator_service_client::CoordinatorServiceClient,
-    debug_service_client::DebugServiceClient, state_service_client::StateServiceClient,
+    debug_service_client::DebugServiceClient, snapshot_service_client::SnapshotServiceClient,
+    state_service_client::StateServiceClient,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
@@ -43,6 +44,18 @@ impl Connection {
     /// Calls the coordinator, again while that may help. The call must be safe to repeat.
     pub async fn call<T>(&self, call: impl AsyncFn(Coordinator) -> Result<Response<T>, Status>) -> Result<T, Failure> {
         self.retry(async || Ok(call(self.coordinator().await?).await?.into_inner())).await
+    }
+
+    /// Calls the coordinator about what other engines own, again while that may help. The call must be safe to repeat.
+    pub async fn call_engine<T>(
+        &self,
+        call: impl AsyncFn(SnapshotServiceClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        self.retry(async || {
+            let client = SnapshotServiceClient::new(connect(&self.server).await?);
+            Ok(call(client.max_decoding_message_size(MESSAGE_BYTES_MAX)).await?.into_inner())
+        })
+        .await
     }
 
     /// Calls the coordinator once, and waits as long as it takes unless the user named a timeout.

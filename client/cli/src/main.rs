@@ -17,6 +17,7 @@ mod job;
 mod output;
 mod restore;
 mod savepoint;
+mod snapshot;
 mod state;
 mod text;
 
@@ -63,6 +64,7 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
         Command::State { command } => state::run(connection, command).await,
         Command::Checkpoint { command } => checkpoint::run(connection, command).await,
         Command::Savepoint { command } => savepoint::run(connection, command).await,
+        Command::Snapshot { command } => snapshot::run(connection, command).await,
         Command::Restore(restore) => restore::restore(connection, restore).await,
         Command::Gc(collect) => collect.run(connection).await,
         Command::Cost(cost) => cost.run(connection).await,

@@ -24,6 +24,8 @@ pub struct Engine {
     pub api: Api,
     /// The job.
     pub job: v1::JobInfo,
+    /// The operator.
+    pub operator: String,
 }
 
 /// A shard that the engine has opened, its one lane, and where that is.
@@ -50,12 +52,25 @@ impl Engine {
     /// If it is refused.
     pub async fn create(api: &Api, change: impl FnOnce(&mut v1::JobSpec)) -> Self {
         let job = api.create(JobBuilder::external("job").with(change).build()).await.expect("the job can be created");
-        Self { api: api.clone(), job }
+        Self { api: api.clone(), job, operator: "op".into() }
+    }
+
+    /// The engine of an operator of a job that is there.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub async fn of(api: &Api, job: &str, operator: &str) -> Self {
+        let job = api.describe(job).await.expect("the job is there");
+        Self { api: api.clone(), job, operator: operator.into() }
+    }
+
+    fn name(&self) -> String {
+        self.job.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default()
     }
 
     /// The address of a shard.
     pub fn shard(&self, start: u32, end: u32) -> v1::ExternalShard {
-        let (job, job_uid, operator) = ("job".to_owned(), self.job.job_uid.clone(), "op".to_owned());
+        let (job, job_uid, operator) = (self.name(), self.job.job_uid.clone(), self.operator.clone());
         v1::ExternalShard { job, job_uid, operator, start, end }
     }
 
@@ -81,7 +96,8 @@ impl Engine {
         // Generations are of the job's own shards; an engine knows none.
         let job = v1::JobInfo { generation: 0, ..self.job.clone() };
         let mut stream = Stream::open(&api, &job).await?;
-        let route = v1::Route { operator: "op".into(), start, end, epoch: opened.epoch, ..Default::default() };
+        let route =
+            v1::Route { operator: self.operator.clone(), start, end, epoch: opened.epoch, ..Default::default() };
         let lane = stream.lane(&route, opened.writer_epoch).await?;
         Ok(Subtask { shard, token, opened, seq: 0, lane, stream, api })
     }
@@ -94,7 +110,7 @@ impl Engine {
 
     /// The registered snapshots.
     pub async fn list(&self) -> Result<Vec<v1::SnapshotHandle>> {
-        let request = v1::ListSnapshotsRequest { job: "job".into(), ..Default::default() };
+        let request = v1::ListSnapshotsRequest { job: self.name(), ..Default::default() };
         Ok(self.api.snapshots().list_snapshots(request).await?.into_inner().handles)
     }
 }

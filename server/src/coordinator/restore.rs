@@ -142,8 +142,24 @@ pub fn check_fits(spec: &v1::JobSpec, manifest: &v1::Manifest) -> Result<(), Ref
 /// Takes over the states of a checkpoint: its files hold rows by their numbers. The job's own are registered
 /// again on top, so that a compatible change is taken and a conflict is told with both descriptors.
 fn bring(next: &mut v1::JobHead, manifest: &v1::Manifest) -> Result<(), Refused> {
-    check_fits(&next.spec.clone().unwrap_or_default(), manifest)?;
-    let mine = std::mem::replace(&mut next.states, manifest.states.clone());
+    let spec = next.spec.clone().unwrap_or_default();
+    check_fits(&spec, manifest)?;
+    let mut brought = manifest.states.clone();
+    brought.retain(|state| !external::is_external(&spec, &state.operator));
+    let mine = std::mem::replace(&mut next.states, brought);
+    // The shards of another engine stay as they are, and so do their states.
+    let (kept, mine): (Vec<_>, Vec<_>) =
+        mine.into_iter().partition(|state| external::is_external(&spec, &state.operator));
+    if let Some(taken) = kept.iter().find(|state| next.states.iter().any(|brought| brought.id == state.id)) {
+        let name = taken.descriptor.clone().unwrap_or_default().name;
+        let message = format!(
+            "the checkpoint numbers a state of its own {}, which is {name:?} of the external operator {:?} in this \
+             job: restore it into a job without",
+            taken.id, taken.operator
+        );
+        return Err(Refused::new(Reason::SettingsConflict, message));
+    }
+    next.states.extend(kept);
     next.next_state_id = next.next_state_id.max(next_state_id(&manifest.states));
     for state in mine {
         let descriptors: Vec<_> = state.descriptor.into_iter().collect();

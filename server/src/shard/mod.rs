@@ -193,6 +193,13 @@ impl Shards {
         self.job_of(&request.shard)?.freeze_at(request).await
     }
 
+    /// Takes note that what was frozen for an engine is registered.
+    pub fn taken(&self, request: &v1::TakeSnapshotRequest) {
+        if let Ok(job) = self.job_of(&request.shard) {
+            job.taken(request);
+        }
+    }
+
     /// Waits until a shard is frozen for the engine that has opened it, and returns when that was.
     pub async fn frozen(&self, request: &v1::AwaitFrozenRequest) -> Result<i64, Refused> {
         self.job_of(&request.shard)?.frozen(request).await

@@ -13,8 +13,9 @@ use crate::{connection::Connection, failure::Failure, output::Answer};
 pub struct Create {
     /// Name of the job.
     name: String,
-    /// An operator; say it again for more. Without `shared` it is leased: only workers write to it.
-    #[arg(long = "operator", value_name = "NAME[:shared][:shards=N][:source]", required = true)]
+    /// An operator; say it again for more. Without `shared` it is leased: only workers write to it; the shards of an
+    /// `external` one another engine opens. Barriers go to the workers of sources, or to all if there is none.
+    #[arg(long = "operator", value_name = "NAME[:shared|external][:shards=N][:source]", required = true)]
     operators: Vec<OperatorSpec>,
     /// Number of key groups, fixed for the job's life [default: 128].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
@@ -43,6 +44,12 @@ pub struct Create {
     /// Completed checkpoints that are kept [default: 3].
     #[arg(long, value_name = "N")]
     checkpoint_retained: Option<u32>,
+    /// What a failure may count twice: nothing, or records that a checkpoint's barriers let pass [default: exactly-once].
+    #[arg(long)]
+    checkpoint_mode: Option<Mode>,
+    /// Barriers overtake records in flight, which then are in the checkpoint.
+    #[arg(long)]
+    checkpoint_unaligned: bool,
     /// Every n-th checkpoint uploads everything [default: none does].
     #[arg(long, value_name = "N")]
     checkpoint_full_every: Option<u32>,
@@ -68,6 +75,12 @@ enum Durability {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum Mode {
+    ExactlyOnce,
+    AtLeastOnce,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Partitioner {
     /// By a hash of the key.
     Murmur3,
@@ -90,15 +103,25 @@ impl FromStr for OperatorSpec {
             match part.split_once('=') {
                 None if part == "shared" => operator.set_access(Access::Shared),
                 None if part == "leased" => operator.set_access(Access::Leased),
+                None if part == "external" => operator.set_access(Access::External),
                 None if part == "source" => operator.source = true,
                 Some(("shards", number)) => {
                     let parsed = number.parse().ok().filter(|shards| *shards > 0);
                     operator.shards = parsed.ok_or_else(|| format!("shards={number}: a number from 1 is needed"))?;
                 }
-                _ => return Err(format!("{part:?} is unknown: shared, leased, source or shards=N")),
+                _ => return Err(format!("{part:?} is unknown: shared, leased, external, source or shards=N")),
             }
         }
         Ok(Self(operator))
+    }
+}
+
+impl Mode {
+    fn wire(self) -> v1::CheckpointMode {
+        match self {
+            Self::ExactlyOnce => v1::CheckpointMode::ExactlyOnce,
+            Self::AtLeastOnce => v1::CheckpointMode::AtLeastOnce,
+        }
     }
 }
 
@@ -147,6 +170,8 @@ impl Create {
             tolerable_failures: self.checkpoint_tolerable_failures,
             retained: self.checkpoint_retained.unwrap_or_default(),
             full_every: self.checkpoint_full_every.unwrap_or_default(),
+            unaligned: self.checkpoint_unaligned,
+            mode: self.checkpoint_mode.map_or(v1::CheckpointMode::Unspecified, Mode::wire).into(),
             delete_on_cancel: self.checkpoint_delete_on_cancel,
             ..v1::CheckpointSettings::default()
         };
@@ -190,5 +215,11 @@ mod tests {
             ["x", "j", "--operator", "o", "--checkpoint-tolerable-failures", "0", "--checkpoint-delete-on-cancel"];
         let checkpoints = Line::parse_from(words).create.spec().checkpoints.unwrap();
         assert_eq!((checkpoints.tolerable_failures, checkpoints.delete_on_cancel), (Some(0), true));
+        let words = ["x", "j", "--operator", "o:external", "--checkpoint-mode", "at-least-once"];
+        let spec = Line::parse_from(words).create.spec();
+        assert_eq!(spec.operators[0].access(), Access::External);
+        assert_eq!(spec.checkpoints.unwrap().mode(), v1::CheckpointMode::AtLeastOnce);
+        let words = ["x", "j", "--operator", "o", "--checkpoint-unaligned"];
+        assert!(Line::parse_from(words).create.spec().checkpoints.unwrap().unaligned);
     }
 }

@@ -121,7 +121,11 @@ fn worker_json(worker: &WorkerInfo) -> Json {
 }
 
 fn access(operator: &Operator) -> &'static str {
-    if operator.access() == Access::Shared { "shared" } else { "leased" }
+    match operator.access() {
+        Access::Shared => "shared",
+        Access::External => "external",
+        Access::Leased | Access::Unspecified => "leased",
+    }
 }
 
 fn backend(spec: &JobSpec) -> String {

@@ -1,5 +1,6 @@
 //! Checkpoints of a job that has only shared operators, which needs no workers.
 
+use forebay_integration_tests::harness::{Api, Engine};
 use serde_json::json;
 
 use super::ctl::Ctl;
@@ -52,4 +53,24 @@ async fn what_cannot_be_taken_or_found_is_refused() {
     }
     ctl.text(&["job", "create", "leased", "--operator", "stats"]).await;
     ctl.refuses(&["checkpoint", "trigger", "leased"], 1, "CHECKPOINT_ABORTED").await;
+}
+
+#[tokio::test]
+async fn what_another_engine_has_taken_is_listed_and_discarded() {
+    let ctl = Ctl::start().await;
+    ctl.text(&["job", "create", "clicks", "--operator", "windows:external"]).await;
+    let none = ctl.run(&["snapshot", "list", "clicks"]).await;
+    assert_eq!((none.code, none.stdout.as_str(), none.stderr.contains("no snapshots")), (0, "", true));
+    assert!(ctl.text(&["job", "describe", "clicks"]).await.contains("external"));
+    let engine = Engine::of(&Api::to(&ctl.url()), "clicks", "windows").await;
+    let task = engine.open((0, 64), 3, &[]).await.unwrap();
+    task.take("chk-7").await.unwrap();
+    let list = ctl.cells(&["snapshot", "list", "clicks"]).await;
+    assert_eq!(list[0], ["ID", "OPERATOR", "KEY GROUPS", "TOKEN", "FROZEN", "SIZE", "NEW"]);
+    assert_eq!(list[1][..4], ["chk-7", "windows", "[0,64)", "3"].map(str::to_owned));
+    assert_eq!(ctl.json(&["snapshot", "list", "clicks", "--id", "chk-8"]).await, json!([]));
+    let discarded = ctl.json(&["snapshot", "discard", "clicks", "chk-7"]).await;
+    assert_eq!((&discarded[0]["id"], &discarded[0]["empty"]), (&json!("chk-7"), &json!(true)));
+    assert_eq!(engine.list().await.unwrap(), []);
+    ctl.refuses(&["snapshot", "list", "no-such-job"], 1, "JOB_UNKNOWN").await;
 }

@@ -15,6 +15,9 @@ use super::{
     Action, Answer, Machine, Now, Token,
 };
 
+/// Notifications that wait for the next head.
+const JUDGED_MAX: usize = 1_000;
+
 /// What other engines wait for.
 #[derive(Debug, Default)]
 pub(super) struct Engines {
@@ -43,6 +46,9 @@ impl Machine {
             Wish::Judge(shard, of, id, verdict) => {
                 if verdict == Verdict::Aborted {
                     self.give_up(&shard, of, &id, "its engine aborted the checkpoint", now, actions);
+                }
+                if self.wishes.judged.len() >= JUDGED_MAX {
+                    self.wishes.judged.remove(0); // As if it had not come.
                 }
                 self.wishes.judged.push((shard, of, id, verdict));
                 actions.push(done(Answer::Done));

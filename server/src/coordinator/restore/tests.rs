@@ -146,3 +146,34 @@ fn a_new_job_starts_from_a_checkpoint_with_its_states() {
     assert_eq!((head.next_state_id, head.states.len()), (10, 1));
     assert!(head.shards.iter().all(|shard| shard.restored_from == 1 && !shard.established));
 }
+
+#[test]
+fn what_another_engine_owns_stays_as_it_is() {
+    let external = || v1::Operator { name: "ext".into(), access: v1::Access::External.into(), ..Default::default() };
+    let mut next = head();
+    next.spec.as_mut().unwrap().operators.push(external());
+    let of_engine = v1::RegisteredState { operator: "ext".into(), ..state(3, "windows", "utf8") };
+    next.states.push(of_engine.clone());
+    let opening = Some(v1::ExternalOpening { token: 2, ..Default::default() });
+    let open = v1::ShardEntry {
+        operator: "ext".into(),
+        end: 64,
+        epoch: 9,
+        established: true,
+        external: opening,
+        ..Default::default()
+    };
+    next.shards.push(open.clone());
+    let mut target = brought(vec![state(5, "both", "utf8")]);
+    target.brought.as_mut().unwrap().spec.as_mut().unwrap().operators.push(external());
+    let before = next.clone();
+    apply(&mut next, &target).unwrap();
+    assert!(next.shards.contains(&open) && next.states.contains(&of_engine));
+    // Its rows are kept under that number.
+    target.brought.as_mut().unwrap().states = vec![state(3, "both", "utf8")];
+    let refused = apply(&mut before.clone(), &target).unwrap_err();
+    assert_eq!(refused.reason, Reason::SettingsConflict);
+    assert!(refused.message.contains("windows"), "{}", refused.message);
+    let counts = Target { shards: BTreeMap::from([("ext".to_owned(), 2)]), ..self::target(Some(entry(8))) };
+    assert_eq!(apply(&mut before.clone(), &counts).unwrap_err().reason, Reason::SettingsConflict);
+}

@@ -169,10 +169,13 @@ async fn take(
         return handle.map(|handle| v1::TakeSnapshotResponse { handle: Some(handle) }).ok_or_else(|| refused.into());
     }
     let taken = control.take_snapshot(request.clone()).await;
-    if let Err(status) = &taken {
-        let message = format!("snapshot {:?} failed: {}", request.external_id, status.message());
-        let cause = Refused::new(Reason::CheckpointAborted, message);
-        shards.thaw(&request.shard, request.token, &request.external_id, cause);
+    match &taken {
+        Ok(_) => shards.taken(&request),
+        Err(status) => {
+            let message = format!("snapshot {:?} failed: {}", request.external_id, status.message());
+            let cause = Refused::new(Reason::CheckpointAborted, message);
+            shards.thaw(&request.shard, request.token, &request.external_id, cause);
+        }
     }
     taken
 }

@@ -44,6 +44,8 @@ enum Phase {
     Waiting,
     /// At this time; empty once it is being uploaded.
     Frozen(i64, Option<Box<Snapshot>>),
+    /// Registered; it was frozen at this time.
+    Taken(i64),
     Failed(Refused),
 }
 
@@ -51,16 +53,17 @@ impl Engines {
     /// True if the caller is the one to freeze it.
     fn begin(&self, key: &Key) -> bool {
         let mut asked = self.lock();
-        if matches!(asked.phases.get(key), Some(Phase::Waiting | Phase::Frozen(..))) {
+        let Asked { phases, order } = &mut *asked;
+        if matches!(phases.get(key), Some(Phase::Waiting | Phase::Frozen(..))) {
             return false;
         }
-        asked.order.retain(|known| known != key);
-        asked.order.push_back(key.clone());
-        asked.phases.insert(key.clone(), Phase::Waiting);
-        while asked.order.len() > REMEMBERED_MAX
-            && let Some(oldest) = asked.order.pop_front()
-        {
-            asked.phases.remove(&oldest);
+        order.retain(|known| known != key);
+        order.push_back(key.clone());
+        phases.insert(key.clone(), Phase::Waiting);
+        while order.len() > REMEMBERED_MAX {
+            let is_over = |key: &Key| !matches!(phases.get(key), Some(Phase::Waiting | Phase::Frozen(..)));
+            let Some(oldest) = order.iter().position(is_over).and_then(|at| order.remove(at)) else { break };
+            phases.remove(&oldest);
         }
         true
     }
@@ -76,9 +79,31 @@ impl Engines {
         self.news.notify_waiters();
     }
 
+    /// It is registered: a later request of its id asks the coordinator, or is for another one.
+    fn taken(&self, key: &Key) {
+        if let Some(phase) = self.lock().phases.get_mut(key)
+            && let Phase::Frozen(at_ms, _) = phase
+        {
+            *phase = Phase::Taken(*at_ms);
+        }
+    }
+
     fn fail(&self, key: &Key, cause: Refused) {
         if let Some(phase) = self.lock().phases.get_mut(key) {
             *phase = Phase::Failed(cause);
+        }
+        self.news.notify_waiters();
+    }
+
+    /// Gives up what is frozen of a shard that is not here any more: it holds the database open.
+    fn closed(&self, entry: &v1::ShardEntry) {
+        let token = entry.external.as_ref().map_or(0, |opening| opening.token);
+        let of_shard = |key: &Key| (&key.0, key.1, key.2, key.3) == (&entry.operator, entry.start, entry.end, token);
+        for (_, phase) in self.lock().phases.iter_mut().filter(|(key, _)| of_shard(key)) {
+            if let Phase::Waiting | Phase::Frozen(..) = phase {
+                let cause = "its shard was closed, or opened anew";
+                *phase = Phase::Failed(Refused::new(Reason::CheckpointAborted, cause));
+            }
         }
         self.news.notify_waiters();
     }
@@ -96,7 +121,7 @@ impl Engines {
             let mut news = std::pin::pin!(self.news.notified());
             news.as_mut().enable();
             match self.lock().phases.get(key) {
-                Some(Phase::Frozen(at_ms, _)) => return Ok(*at_ms),
+                Some(Phase::Frozen(at_ms, _) | Phase::Taken(at_ms)) => return Ok(*at_ms),
                 Some(Phase::Failed(refused)) => return Err(refused.clone()),
                 Some(Phase::Waiting) | None => {}
             }
@@ -141,6 +166,11 @@ impl Job {
         self.engines.fail(&key(shard, token, external_id), cause);
     }
 
+    /// Takes note that a snapshot is registered.
+    pub fn taken(&self, request: &v1::TakeSnapshotRequest) {
+        self.engines.taken(&key(&request.shard, request.token, &request.external_id));
+    }
+
     /// Uploads what was frozen for another engine, for the round that the coordinator has begun.
     pub fn upload_frozen(self: &Arc<Self>, command: v1::SnapshotCommand) {
         let v1::SnapshotCommand { operator, start, end, token, external_id, .. } = command;
@@ -178,6 +208,11 @@ impl Job {
         };
         let gone =
             |entry: &v1::ShardEntry| entry.external.is_some() && !wanted.shards.iter().any(|other| same(entry, other));
+        let opened =
+            |entry: &v1::ShardEntry| wanted.shards.iter().any(|other| same(entry, other) && entry.epoch == other.epoch);
+        for slot in before.slots.iter().filter(|slot| slot.entry.external.is_some() && !opened(&slot.entry)) {
+            self.engines.closed(&slot.entry);
+        }
         if !before.slots.iter().any(|slot| gone(&slot.entry)) {
             return;
         }

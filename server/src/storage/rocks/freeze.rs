@@ -106,7 +106,7 @@ impl Frozen for FrozenDb {
                     let mut out = Copy::create(engine, &to)?;
                     out.write(contents)?;
                     listed.growing_id = Some(engine.id_of(&file.name, contents));
-                    seal.add(&file.name, file.length, Some(out.finish()?));
+                    seal.add(&file.name, file.length, Some(out.checksum));
                 }
                 What::Growing { .. } => {
                     let checksum = copy(engine, &from, &to, file.length)?;
@@ -118,16 +118,13 @@ impl Frozen for FrozenDb {
         }
         let contents = seal.finish();
         let path = dir.join(seal::NAME);
-        let mut out = Copy::create(engine, &path)?;
-        out.write(&contents)?;
-        out.finish()?;
+        Copy::create(engine, &path)?.write(&contents)?;
         frozen.push(FrozenFile {
             name: seal::NAME.to_owned(),
             length: contents.len() as u64,
             growing_id: Some(engine.id_of(seal::NAME, &contents)),
             ..FrozenFile::default()
         });
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|err| Error::io(dir, "sync", &err))?;
         engine.ids.retain(|name| self.files.iter().any(|file| file.name == name));
         Ok(frozen)
     }
@@ -231,10 +228,11 @@ fn copy(engine: &Engine, from: &Path, to: &Path, length: u64) -> Result<u32> {
         let missing = rest.limit();
         return Err(Error::corrupt(&engine.path, format!("{} lacks {missing} of {length} bytes", from.display())));
     }
-    out.finish()
+    Ok(out.checksum)
 }
 
-/// A new file, checksummed while it is written.
+/// A new file, checksummed while it is written. Never synced: what power takes of it the seal tells, and the store has
+/// it; a sync would hold up the writes of the live database.
 struct Copy<'a> {
     engine: &'a Engine,
     path: &'a Path,
@@ -251,11 +249,6 @@ impl<'a> Copy<'a> {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.checksum = crc32c::crc32c_append(self.checksum, bytes);
         self.file.write_all(bytes).map_err(|err| file_error(self.engine, "write", self.path, &err))
-    }
-
-    fn finish(self) -> Result<u32> {
-        self.file.sync_all().map_err(|err| file_error(self.engine, "sync", self.path, &err))?;
-        Ok(self.checksum)
     }
 }
 
