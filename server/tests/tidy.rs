@@ -28,8 +28,9 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 27] = [
+const PURE: [&str; 30] = [
     "shard/core.rs",
+    "shard/core/freezing.rs",
     "shard/core/opening.rs",
     "shard/core/sweep.rs",
     "shard/core/views.rs",
@@ -44,9 +45,11 @@ const PURE: [&str; 27] = [
     "shard/ttl.rs",
     "coordinator/assign.rs",
     "coordinator/descriptors.rs",
+    "coordinator/external.rs",
     "coordinator/garbage.rs",
     "coordinator/machine.rs",
     "coordinator/machine/collect.rs",
+    "coordinator/machine/external.rs",
     "coordinator/machine/pins.rs",
     "coordinator/machine/rounds.rs",
     "coordinator/machine/tell.rs",

@@ -146,7 +146,7 @@ impl<R: Clone> Inputs<R> {
     }
 
     /// What is to be done next; `None` until something comes.
-    pub fn next(&mut self) -> Option<Next<R>> {
+    pub fn pop(&mut self) -> Option<Next<R>> {
         self.ready.pop_front()
     }
 
@@ -237,7 +237,7 @@ mod tests {
 
     /// Records by number, `c7` for a cut, `p7` and what was in flight for one that has passed, `a7` for one given up.
     fn all(inputs: &mut Inputs<u32>) -> Vec<String> {
-        std::iter::from_fn(|| inputs.next())
+        std::iter::from_fn(|| inputs.pop())
             .map(|next| match next {
                 Next::Record(_, record) => record.to_string(),
                 Next::Cut(barrier) => format!("c{}", barrier.checkpoint()),
@@ -284,7 +284,7 @@ mod tests {
     fn an_unaligned_barrier_overtakes_what_waits_and_what_comes_before_the_others_is_in_flight() {
         let mut inputs = Inputs::new(2);
         records(&mut inputs, &[(0, 1), (1, 2)]);
-        assert_eq!(inputs.next(), Some(Next::Record(0, 1)), "that has its effects in the cut");
+        assert_eq!(inputs.pop(), Some(Next::Record(0, 1)), "that has its effects in the cut");
         records(&mut inputs, &[(0, 3)]);
         inputs.arrived(0, unaligned(7));
         records(&mut inputs, &[(0, 4), (1, 5)]);

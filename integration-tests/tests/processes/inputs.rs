@@ -31,7 +31,10 @@ type Receiver = mpsc::Receiver<(usize, Item<String>)>;
 
 /// What carries records from the sources to the worker behind them: another one in every generation.
 #[derive(Clone, Default)]
-struct Wires(Arc<Mutex<HashMap<u64, (Sender, Option<Receiver>)>>>);
+struct Wires(Arc<Mutex<HashMap<u64, Wire>>>);
+
+/// The receiver is there until somebody takes it.
+type Wire = (Sender, Option<Receiver>);
 
 impl Wires {
     fn sender(&self, generation: u64) -> Sender {
@@ -42,7 +45,7 @@ impl Wires {
         self.with(generation, |(_, receiver)| receiver.take()).expect("one worker reads in a generation")
     }
 
-    fn with<T>(&self, generation: u64, take: impl FnOnce(&mut (Sender, Option<Receiver>)) -> T) -> T {
+    fn with<T>(&self, generation: u64, take: impl FnOnce(&mut Wire) -> T) -> T {
         take(self.0.lock().unwrap().entry(generation).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(256);
             (sender, Some(receiver))
@@ -149,7 +152,7 @@ async fn count(worker: &mut Worker, assigned: &Assigned, wires: &Wires, tally: &
         while let Ok((input, item)) = wire.try_recv() {
             inputs.arrived(input, item);
         }
-        match inputs.next() {
+        match inputs.pop() {
             Some(Next::Record(_, record)) => {
                 seen.add(&record, &1).await?;
             }

@@ -6,7 +6,7 @@ mod flink;
 use forebay_integration_tests::harness::{
     Cluster, Engine, Forebay, JobBuilder, KEY_GROUPS, Subtask, Worker, eventually, key_group, list, reason,
 };
-use forebay_proto::v1::{self, Backend, BasePolicy, ErrorReason};
+use forebay_proto::v1::{self, Backend, ErrorReason};
 
 const ALL: (u32, u32) = (0, KEY_GROUPS);
 const HALVES: [(u32, u32); 2] = [(0, 64), (64, 128)];
@@ -187,9 +187,9 @@ async fn a_snapshot_sends_what_its_base_lacks_as_far_as_its_policy_says() {
     assert!(third.new_bytes * 3 < first.new_bytes, "{} of {}", third.new_bytes, first.new_bytes);
     task.aborted("3").await.unwrap();
     for (id, policy, shares) in [
-        ("4", BasePolicy::NoSharing, false),
-        ("5", BasePolicy::Forward, false),
-        ("6", BasePolicy::ForwardBackward, true),
+        ("4", v1::BasePolicy::NoSharing, false),
+        ("5", v1::BasePolicy::Forward, false),
+        ("6", v1::BasePolicy::ForwardBackward, true),
     ] {
         let request = v1::TakeSnapshotRequest { base_policy: policy.into(), ..task.request(id) };
         let taken = task.take_by(request).await.unwrap();

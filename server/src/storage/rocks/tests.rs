@@ -505,7 +505,7 @@ fn files_that_nothing_needs_any_more_go_from_the_disk_though_not_at_once() {
     };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while on_disk() != live(&backend) && std::time::Instant::now() < deadline {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
     }
     assert_eq!(on_disk(), live(&backend));
 }
