@@ -64,7 +64,8 @@ test:
 	cargo test --release --locked -p forebay-server --no-default-features --features seeded-bugs --lib coordinator
 
 # The state model under 10,000 random sequences per backend, and lists of 10 million elements. Uploads, compactions,
-# subsumed checkpoints and collections at maximum rate for 10 minutes. All cells of the matrices.
+# subsumed checkpoints and collections at maximum rate for 10 minutes. All cells of the matrices. Another engine over 50
+# courses of events per backend.
 test-long: setup
 	$(BUILD)
 	FOREBAY_CASES=$(CASES) FOREBAY_ELEMENTS=10000000 \
@@ -73,6 +74,7 @@ test-long: setup
 	    no_file_is_lost_at_maximum_rate -- --nocapture
 	FOREBAY_MATRIX=all cargo test --release --locked -p forebay-integration-tests --test processes corruption::matrix
 	FOREBAY_MATRIX=all cargo test --release --locked -p forebay-integration-tests --test processes object_stores::matrix
+	FOREBAY_SEEDS=50 cargo test --release --locked -p forebay-integration-tests --test processes engines::flink
 
 simulate:
 	deploy/setup.sh

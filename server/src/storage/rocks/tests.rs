@@ -56,7 +56,11 @@ impl Place {
         let copy = self.dir(name);
         for entry in fs::read_dir(dir).unwrap() {
             let from = entry.unwrap().path();
-            fs::copy(&from, copy.join(from.file_name().unwrap())).unwrap();
+            match fs::copy(&from, copy.join(from.file_name().unwrap())) {
+                // Nothing needed it any more.
+                Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.unwrap()),
+            }
         }
         copy
     }
