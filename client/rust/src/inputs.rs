@@ -12,6 +12,9 @@
 //!
 //! Records that an unaligned barrier has overtaken, and those that come before the barriers of the other inputs, are
 //! in flight: their effects are not in the cut, and nobody sends them again. They are worker state.
+//!
+//! One barrier is waited for at a time. A later one that overtakes it on some input gives it up: an aligned one never is
+//! overtaken, one of the others is if its inputs are further apart than two checkpoints on their way.
 
 use std::collections::VecDeque;
 
@@ -112,19 +115,18 @@ impl<R: Clone> Inputs<R> {
     /// # Panics
     /// If there is no such input.
     pub fn arrived(&mut self, input: usize, item: Item<R>) {
-        let pending = self.pending.as_mut();
-        match (item, pending) {
-            (item, Some(pending)) if pending.arrived[input] && pending.barrier.aligns() => {
-                self.inputs[input].held.push_back(item);
-            }
-            (Item::Record(record), pending) => {
-                if let Some(pending) = pending.filter(|pending| pending.barrier.0.unaligned && !pending.arrived[input])
-                {
+        if self.is_blocked(input) {
+            return self.inputs[input].held.push_back(item);
+        }
+        match item {
+            Item::Record(record) => {
+                let overtaken = |pending: &&mut Pending<R>| pending.barrier.0.unaligned && !pending.arrived[input];
+                if let Some(pending) = self.pending.as_mut().filter(overtaken) {
                     pending.in_flight.push(record.clone());
                 }
                 self.ready.push_back(Next::Record(input, record));
             }
-            (Item::Barrier(barrier), _) => self.barrier(input, barrier),
+            Item::Barrier(barrier) => self.barrier(input, barrier),
         }
     }
 

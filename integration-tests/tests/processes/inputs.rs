@@ -232,8 +232,12 @@ async fn run(change: impl FnOnce(&mut v1::CheckpointSettings)) -> (HashMap<Strin
         (counted.len() as u64 == all).then_some(counted)
     });
     let counted = counted.await;
-    // What is counted twice may come a little later.
-    sleep(Duration::from_millis(300)).await;
+    // What would be counted twice is in front of the barriers of the next checkpoints.
+    let before = api.describe("job").await.unwrap().last_checkpoint;
+    eventually("two checkpoints complete behind them", || async {
+        (api.describe("job").await.ok()?.last_checkpoint >= before + 2).then_some(())
+    })
+    .await;
     let again = self::counted(&forebay).await;
     assert_eq!(counted.len(), again.len());
     workers.iter().for_each(JoinHandle::abort);

@@ -7,7 +7,7 @@
 use forebay_proto::{codec::CodecName, duration, merge::MergeFunction, reason::Refused, v1};
 use v1::{ErrorReason as Reason, StateKind};
 
-use super::machine::shared;
+use super::spec;
 
 /// Registers states of an operator in a head, all or none, and returns their ids.
 pub fn register(
@@ -18,7 +18,7 @@ pub fn register(
     if !next.spec.iter().flat_map(|spec| &spec.operators).any(|known| known.name == operator) {
         return Err(Refused::new(Reason::OperatorUnknown, format!("the job has no operator {operator:?}")));
     }
-    let leased = !shared(next, operator);
+    let leased = has_writer(next, operator);
     let mut added = next.states.clone();
     let mut next_id = next.next_state_id.max(1);
     let mut ids = Vec::new();
@@ -54,12 +54,17 @@ pub fn register(
     Ok(ids)
 }
 
+/// True if each shard of an operator has one writer at a time, whoever grants it.
+fn has_writer(head: &v1::JobHead, operator: &str) -> bool {
+    spec::access(head.spec.as_ref(), operator) != Some(v1::Access::Shared)
+}
+
 /// Replaces TTL and schema of a registered state, and returns its id.
 pub fn replace(next: &mut v1::JobHead, request: &v1::ReplaceDescriptorRequest) -> Result<u32, Refused> {
     let Some(asked) = &request.descriptor else {
         return Err(Refused::new(Reason::FieldMissing, "the descriptor is missing").field("descriptor"));
     };
-    check(asked, !shared(next, &request.operator))?;
+    check(asked, has_writer(next, &request.operator))?;
     let asked = &complete(asked);
     let Some(known) = next.states.iter_mut().find(|state| names(state, &request.operator, &asked.name)) else {
         let message = format!("operator {:?} has no state {:?}: register it first", request.operator, asked.name);

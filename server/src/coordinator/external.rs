@@ -11,7 +11,7 @@ use forebay_proto::{
 };
 use v1::{BasePolicy, ErrorReason as Reason, ExternalVerdict as Verdict};
 
-use super::{descriptors, round::Round};
+use super::{descriptors, round::Round, spec};
 
 /// Snapshots that a head registers at most: it has to stay below its largest size.
 const REGISTERED_MAX: usize = 3_000;
@@ -58,7 +58,7 @@ pub enum Wish {
 
 /// True if an operator's shards are opened by another engine.
 pub fn is_external(spec: &v1::JobSpec, operator: &str) -> bool {
-    spec.operators.iter().any(|known| known.name == operator && known.access() == v1::Access::External)
+    spec::access(Some(spec), operator) == Some(v1::Access::External)
 }
 
 /// Checks a shard's address against the job.
@@ -262,11 +262,12 @@ pub fn taken<'a>(
     token: u64,
     external_id: &str,
 ) -> Option<&'a v1::ExternalSnapshot> {
-    let same = |snapshot: &&v1::ExternalSnapshot| {
-        (&snapshot.operator, snapshot.start, snapshot.end, snapshot.token, &snapshot.external_id[..])
-            == (&shard.operator, shard.start, shard.end, token, external_id)
-    };
-    head.external_snapshots.iter().find(same)
+    head.external_snapshots.iter().find(|snapshot| is_of(snapshot, shard, token, external_id))
+}
+
+fn is_of(snapshot: &v1::ExternalSnapshot, shard: &v1::ExternalShard, token: u64, external_id: &str) -> bool {
+    (&snapshot.operator, snapshot.start, snapshot.end, snapshot.token, &snapshot.external_id[..])
+        == (&shard.operator, shard.start, shard.end, token, external_id)
 }
 
 /// What a snapshot of a shard may build on: the newest one of this opening that the engine called complete, else what
@@ -321,9 +322,8 @@ pub fn commit(next: &mut v1::JobHead, rounds: &[Round]) {
 
 /// Takes note of what the engine says of a checkpoint; of snapshots that are not known it says nothing.
 pub fn judge(next: &mut v1::JobHead, shard: &v1::ExternalShard, token: u64, external_id: &str, verdict: Verdict) {
-    let known = taken(next, shard, token, external_id).map(|snapshot| snapshot.manifest.clone());
     let snapshots = next.external_snapshots.iter_mut();
-    for snapshot in snapshots.filter(|snapshot| known.as_ref() == Some(&snapshot.manifest)) {
+    for snapshot in snapshots.filter(|snapshot| is_of(snapshot, shard, token, external_id)) {
         snapshot.verdict = verdict.into();
     }
 }

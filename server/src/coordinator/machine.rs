@@ -154,6 +154,8 @@ pub enum Answer {
     States(Vec<v1::RegisteredState>),
     /// Objects that were collected, or would be, with their lengths.
     Collected(Vec<(String, u64)>),
+    /// Another engine's shard is in the head, under this writer epoch.
+    Opening(u64),
     /// Another engine's shard stands and can be written.
     Opened(Box<v1::OpenShardResponse>),
     /// Another engine's snapshot is registered.
@@ -461,7 +463,7 @@ impl Machine {
         for (token, answer) in self.wishes.written(&self.head) {
             match answer {
                 Answer::States(_) => self.until_known.push((token, answer)),
-                Answer::Opened(opened) => self.engines.until_open.push((token, *opened)),
+                Answer::Opening(writer_epoch) => self.engines.until_open.push((token, writer_epoch)),
                 answer => actions.push(Action::Answer(token, Ok(answer))),
             }
         }
@@ -479,21 +481,6 @@ impl Machine {
             actions.push(Action::Answer(token, Err(Refused::new(Reason::NoCoordinator, message))));
         }
     }
-}
-
-/// True if the operator exists and its shards are leased to workers.
-pub fn leased(head: &v1::JobHead, operator: &str) -> bool {
-    has_access(head, operator, |access| !matches!(access, v1::Access::Shared | v1::Access::External))
-}
-
-/// True if the operator exists and anyone may write its shards.
-pub fn shared(head: &v1::JobHead, operator: &str) -> bool {
-    has_access(head, operator, |access| access == v1::Access::Shared)
-}
-
-fn has_access(head: &v1::JobHead, operator: &str, is: impl Fn(v1::Access) -> bool) -> bool {
-    let mut operators = head.spec.iter().flat_map(|spec| &spec.operators);
-    operators.any(|known| known.name == operator && is(known.access()))
 }
 
 fn lease_ms(head: &v1::JobHead) -> u64 {

@@ -10,10 +10,11 @@ use forebay_proto::{reason::Refused, v1};
 use super::{
     assign, descriptors,
     external::{self, Wish},
-    machine::{Answer, Connection, IDS_RESERVED, Server, Token, leased},
+    machine::{Answer, Connection, IDS_RESERVED, Server, Token},
     members::{Member, Members},
     restore, retention,
     round::Round,
+    spec,
 };
 use crate::seeded::{self, Bug};
 
@@ -74,7 +75,7 @@ pub struct Wishes {
 #[derive(Debug)]
 enum Promise {
     States(Vec<u32>),
-    Opened(u64),
+    Opening(u64),
     Was(bool),
     Done,
 }
@@ -92,10 +93,7 @@ impl Wishes {
             .drain(..)
             .map(|(token, promise)| match promise {
                 Promise::States(ids) => (token, Answer::States(ids.into_iter().filter_map(state).collect())),
-                Promise::Opened(writer_epoch) => {
-                    let opened = v1::OpenShardResponse { writer_epoch, ..Default::default() };
-                    (token, Answer::Opened(Box::new(opened)))
-                }
+                Promise::Opening(writer_epoch) => (token, Answer::Opening(writer_epoch)),
                 Promise::Was(was) => (token, Answer::Was(was)),
                 Promise::Done => (token, Answer::Done),
             })
@@ -332,7 +330,7 @@ fn register(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) 
 fn serve_engines(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut Planned) {
     for (token, wish) in std::mem::take(&mut wishes.external) {
         let promise = match &wish {
-            Wish::Open(opening) => external::open(next, opening).map(Promise::Opened),
+            Wish::Open(opening) => external::open(next, opening).map(Promise::Opening),
             Wish::Close(shard, of) => {
                 external::close(next, &shard.operator, shard.start, shard.end, *of).map(|()| Promise::Done)
             }
@@ -376,7 +374,7 @@ fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
     for entry in &mut next.shards {
         let gone = observed.servers.get(&entry.server).is_some_and(|server| server.gone);
         if gone {
-            if is_leased(spec.as_ref(), &entry.operator) && (entry.established || entry.writer.is_some()) {
+            if spec::is_leased(spec.as_ref(), &entry.operator) && (entry.established || entry.writer.is_some()) {
                 cause = Some(format!("server {:?} is gone", entry.server));
             }
             entry.server = String::new();
@@ -399,7 +397,7 @@ fn lost(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
         let Some(said) = said.filter(|said| said.status() == v1::ShardStatus::Lost && entry.established) else {
             continue;
         };
-        if is_leased(spec.as_ref(), &entry.operator) {
+        if spec::is_leased(spec.as_ref(), &entry.operator) {
             cause = Some(format!("shard {} [{},{}) is lost: {}", entry.operator, entry.start, entry.end, said.cause));
         } else {
             restart(entry, last);
@@ -453,7 +451,7 @@ fn rewind(next: &mut v1::JobHead, observed: &Observed<'_>) {
     next.generation += 1;
     next.restored_checkpoint = last_completed(next);
     let (last, spec) = (next.restored_checkpoint, next.spec.clone());
-    for entry in next.shards.iter_mut().filter(|entry| is_leased(spec.as_ref(), &entry.operator)) {
+    for entry in next.shards.iter_mut().filter(|entry| spec::is_leased(spec.as_ref(), &entry.operator)) {
         let said = observed.servers.get(&entry.server).and_then(|server| applied(server, entry));
         let is_lost = said.is_none_or(|said| said.status() == v1::ShardStatus::Lost);
         entry.writer = None;
@@ -482,7 +480,7 @@ fn grant(next: &mut v1::JobHead, observed: &Observed<'_>) {
     for operator in observed.members.operators() {
         let ready = |entry: &v1::ShardEntry| entry.established && entry.writer.is_none();
         let mut shards = next.shards.iter().filter(|entry| entry.operator == operator);
-        if !leased(next, &operator) || !shards.all(ready) {
+        if !spec::is_leased(next.spec.as_ref(), &operator) || !shards.all(ready) {
             continue;
         }
         let connected = observed.members.group(&operator).filter(|member| member.connection.is_some());
@@ -495,9 +493,4 @@ fn grant(next: &mut v1::JobHead, observed: &Observed<'_>) {
 
 fn last_completed(head: &v1::JobHead) -> u64 {
     head.completed.last().map_or(0, |completed| completed.id)
-}
-
-fn is_leased(spec: Option<&v1::JobSpec>, operator: &str) -> bool {
-    let known = spec.into_iter().flat_map(|spec| &spec.operators).find(|known| known.name == operator);
-    known.is_some_and(|known| !matches!(known.access(), v1::Access::Shared | v1::Access::External))
 }

@@ -86,6 +86,21 @@ pub fn complete(mut spec: v1::JobSpec) -> Result<v1::JobSpec, Refused> {
     Ok(spec)
 }
 
+/// Who may write an operator's shards; `None` if the job has no such operator.
+pub fn access(spec: Option<&v1::JobSpec>, operator: &str) -> Option<v1::Access> {
+    let known = spec.into_iter().flat_map(|spec| &spec.operators).find(|known| known.name == operator)?;
+    Some(match known.access() {
+        // In heads that were written before it was filled in.
+        v1::Access::Unspecified => v1::Access::Leased,
+        access => access,
+    })
+}
+
+/// True if the operator exists and its shards are leased to workers.
+pub fn is_leased(spec: Option<&v1::JobSpec>, operator: &str) -> bool {
+    access(spec, operator) == Some(v1::Access::Leased)
+}
+
 /// The shards of a new job, without servers.
 pub fn shards(spec: &v1::JobSpec) -> Vec<v1::ShardEntry> {
     let max = MaxParallelism::new(spec.max_parallelism).unwrap_or_default();
@@ -134,10 +149,16 @@ fn checkpoints(given: Option<v1::CheckpointSettings>) -> Result<v1::CheckpointSe
     known::<v1::CheckpointMode>("checkpoints.mode", settings.mode)?;
     default_to(&mut settings.mode, v1::CheckpointMode::ExactlyOnce as i32);
     if settings.unaligned && settings.mode() != v1::CheckpointMode::ExactlyOnce {
-        return Err(conflict("checkpoints.unaligned is a way to be exact: the mode is exactly_once".into()));
+        return Err(conflict(format!(
+            "checkpoints.mode is {} where unaligned is true: that is a way to be exact, say exactly_once",
+            settings.mode().as_str_name()
+        )));
     }
     if settings.unaligned && settings.max_concurrent > 1 {
-        return Err(conflict("checkpoints.unaligned leaves no room for max_concurrent above 1".into()));
+        return Err(conflict(format!(
+            "checkpoints.max_concurrent is {}: an unaligned one leaves no room for a second",
+            settings.max_concurrent
+        )));
     }
     if settings.max_concurrent > CONCURRENT_LIMIT {
         let message = format!("checkpoints.max_concurrent is {}: at most {CONCURRENT_LIMIT}", settings.max_concurrent);

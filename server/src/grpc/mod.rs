@@ -87,7 +87,9 @@ async fn routes(served: &Served) -> anyhow::Result<Routes> {
     routes.add_service(descriptors(tonic_reflection::server::Builder::configure()).build_v1alpha()?);
     routes.add_service(DebugServiceServer::new(debug::DebugEdge::new(served.clone())));
     routes.add_service(
-        SnapshotServiceServer::new(snapshot::SnapshotEdge::new(served)).max_encoding_message_size(MESSAGE_BYTES_MAX),
+        SnapshotServiceServer::new(snapshot::SnapshotEdge::new(served))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX),
     );
     if let Some(shards) = &served.shards {
         routes.add_service(

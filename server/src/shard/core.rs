@@ -243,6 +243,11 @@ impl Core {
 
     /// The completed checkpoint that contains a batch of a lane, if there is one yet.
     pub fn durable(&self, lane: LaneId, seq: u64) -> Result<Option<u64>, Refused> {
+        if self.rights.access == v1::Access::External {
+            let message =
+                "the shard is another engine's, and so are its checkpoints: that engine knows what is durable";
+            return Err(Refused::new(Reason::Unsupported, message));
+        }
         self.lanes.get(lane).ok_or_else(gate::lane_expired)?;
         Ok((self.durable.mark(lane) >= seq).then(|| self.durable.checkpoint()))
     }

@@ -262,6 +262,24 @@ async fn a_cancelled_snapshot_is_none_and_those_beside_it_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_durable_is_for_the_engine_to_know() {
+    let forebay = Forebay::dev().await;
+    let engine = Engine::create(&forebay.api(), |_| {}).await;
+    let mut task = engine.open(ALL, 1, &[]).await.unwrap();
+    task.put("a", "1").await;
+    let request = v1::AwaitDurableRequest {
+        job: "job".into(),
+        operator: "op".into(),
+        start: 0,
+        end: KEY_GROUPS,
+        lane: task.lane.id.clone().into(),
+        seq: 1,
+    };
+    let refused = engine.api.state().await_durable(request).await.unwrap_err();
+    assert_eq!(reason(&refused), ErrorReason::Unsupported);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shard_without_rows_has_an_empty_snapshot() {
     for backend in backends() {
         let forebay = Forebay::dev().await;

@@ -24,7 +24,8 @@ pub(super) struct Engines {
     /// Snapshots that are to be taken.
     taking: Vec<(Token, v1::TakeSnapshotRequest)>,
     /// Openings that are in the head, until their shards can be written.
-    pub(super) until_open: Vec<(Token, v1::OpenShardResponse)>,
+    /// By the epochs of their writers, which no two openings share.
+    pub(super) until_open: Vec<(Token, u64)>,
 }
 
 impl Engines {
@@ -68,7 +69,7 @@ impl Machine {
         actions: &mut Vec<Action>,
     ) -> bool {
         let (given_up, taking) = std::mem::take(&mut self.engines.taking).into_iter().partition(|(_, request)| {
-            request.shard.as_ref() == Some(shard) && is(request.token, &request.external_id, token, id)
+            (request.shard.as_ref(), request.token, &request.external_id[..]) == (Some(shard), token, id)
         });
         self.engines.taking = taking;
         let given_up: Vec<(Token, v1::TakeSnapshotRequest)> = given_up;
@@ -87,7 +88,7 @@ impl Machine {
     fn external_round(&mut self, shard: &v1::ExternalShard, token: u64, id: &str) -> Option<&mut Round> {
         let at = (shard.operator.clone(), shard.start, shard.end);
         self.rounds.iter_mut().find(|round| {
-            let same = |it: &External| is(it.record.token, &it.record.external_id, token, id);
+            let same = |it: &External| (it.record.token, &it.record.external_id[..]) == (token, id);
             round.external.as_ref().is_some_and(same) && round.shards().any(|place| *place == at)
         })
     }
@@ -146,19 +147,8 @@ impl Machine {
         let mut round = Round::external(&self.head, &entry, id, now.mono_ms, now.wall_ms, external);
         (round.number, round.callers) = (number, vec![token]);
         self.tell_started(&round, actions);
-        let command = v1::SnapshotCommand {
-            job_uid: self.head.job_uid.clone(),
-            operator: entry.operator.clone(),
-            start: entry.start,
-            end: entry.end,
-            checkpoint: round.checkpoint,
-            round: round.id.clone(),
-            base: 0,
-            coordinator_epoch: round.coordinator_epoch,
-            external_id: request.external_id.clone(),
-            token: request.token,
-            bases,
-        };
+        let (external_id, token) = (request.external_id.clone(), request.token);
+        let command = v1::SnapshotCommand { external_id, token, bases, ..round.command(&self.head, &entry) };
         actions.push(Action::ToServer(entry.server.clone(), ToServer::Snapshot(command)));
         self.rounds.push(round);
         Ok(())
@@ -176,17 +166,16 @@ impl Machine {
 
     /// Answers for the shards that can be written now, or never will.
     pub(super) fn answer_once_open(&mut self, actions: &mut Vec<Action>) {
-        for (token, opened) in std::mem::take(&mut self.engines.until_open) {
-            match self.opened(&opened) {
+        for (token, writer_epoch) in std::mem::take(&mut self.engines.until_open) {
+            match self.opened(writer_epoch) {
                 Some(answer) => actions.push(Action::Answer(token, answer)),
-                None => self.engines.until_open.push((token, opened)),
+                None => self.engines.until_open.push((token, writer_epoch)),
             }
         }
     }
 
-    fn opened(&self, opened: &v1::OpenShardResponse) -> Option<Result<Answer, Refused>> {
-        // No two openings have the same writer epoch.
-        let same = |entry: &&v1::ShardEntry| !external::is_own(entry) && entry.writer_epoch == opened.writer_epoch;
+    fn opened(&self, writer_epoch: u64) -> Option<Result<Answer, Refused>> {
+        let same = |entry: &&v1::ShardEntry| !external::is_own(entry) && entry.writer_epoch == writer_epoch;
         let Some(entry) = self.head.shards.iter().find(same) else {
             let message = "the shard was closed, or taken over by a higher token, before it stood";
             return Some(Err(Refused::new(Reason::WriterFenced, message)));
@@ -227,10 +216,6 @@ pub(super) fn given_up(round: &Round, external: &External, detail: &str, actions
     for token in &round.callers {
         actions.push(Action::Answer(*token, Err(aborted(&external.record.external_id, detail))));
     }
-}
-
-fn is(token: u64, id: &str, wanted: u64, wanted_id: &str) -> bool {
-    (token, id) == (wanted, wanted_id)
 }
 
 fn aborted(id: &str, why: &str) -> Refused {

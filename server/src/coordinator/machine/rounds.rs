@@ -9,10 +9,10 @@ use super::{
         members::{Connected, Member},
         plan, retention,
         round::{Cause, Id, Kind, Round, place},
+        spec,
     },
     Action, Answer, FAILED_MAX, Machine, Now, Token,
     external::given_up,
-    leased, shared,
 };
 use crate::checkpoint::layout;
 
@@ -291,18 +291,11 @@ impl Machine {
         for member in self.members.connected().filter(told) {
             actions.push(Action::ToWorker(member.connection, ToWorker::Barrier(barrier.clone())));
         }
-        for entry in self.head.shards.iter().filter(|entry| shared(&self.head, &entry.operator)) {
-            let command = v1::SnapshotCommand {
-                job_uid: self.head.job_uid.clone(),
-                operator: entry.operator.clone(),
-                start: entry.start,
-                end: entry.end,
-                checkpoint: round.checkpoint,
-                round: round.id.clone(),
-                base: round.base,
-                coordinator_epoch: round.coordinator_epoch,
-                ..Default::default()
-            };
+        let is_shared = |entry: &&v1::ShardEntry| {
+            spec::access(self.head.spec.as_ref(), &entry.operator) == Some(v1::Access::Shared)
+        };
+        for entry in self.head.shards.iter().filter(is_shared) {
+            let command = round.command(&self.head, entry);
             actions.push(Action::ToServer(entry.server.clone(), ToServer::Snapshot(command)));
         }
         self.rounds.push(round);
@@ -355,7 +348,7 @@ impl Machine {
             if !entry.established || !self.serves(entry) {
                 return no(format!("shard {operator} [{start},{end}) does not serve"));
             }
-            if leased(&self.head, &operator) {
+            if spec::is_leased(self.head.spec.as_ref(), &operator) {
                 let Some(writer) = &entry.writer else {
                     return no(format!("operator {operator:?} has no workers: start them first"));
                 };

@@ -9,8 +9,9 @@ use super::{
         members::{Member, fenced},
         plan,
         round::Cause,
+        spec,
     },
-    ASK_AGAIN_MS, Action, Answer, Connection, Machine, Now, Restored, Server, Token, lease_ms, leased,
+    ASK_AGAIN_MS, Action, Answer, Connection, Machine, Now, Restored, Server, Token, lease_ms,
 };
 
 impl Machine {
@@ -151,7 +152,7 @@ impl Machine {
             actions.push(refuse(Reason::JobUnknown, message));
             return;
         }
-        if !leased(&self.head, &hello.operator) {
+        if !spec::is_leased(self.head.spec.as_ref(), &hello.operator) {
             let message =
                 format!("operator {:?} is unknown or not leased: only leased ones have workers", hello.operator);
             actions.push(refuse(Reason::OperatorUnknown, message));

@@ -7,14 +7,19 @@ use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
+use tracing::warn;
 use v1::{ErrorReason as Reason, ExternalVerdict as Verdict, snapshot_service_client::SnapshotServiceClient as Client};
 
-use crate::{coordinator::Coordinator, grpc::Served};
+use crate::{
+    coordinator::Coordinator,
+    grpc::{MESSAGE_BYTES_MAX, Served},
+};
 
 #[derive(Debug, Clone)]
 pub(super) enum Control {
     Here(Arc<Coordinator>),
-    There(Vec<String>),
+    /// Any of them may lead. They connect when they are used first.
+    There(Vec<Client<Channel>>),
 }
 
 /// Has the coordinator do a call: this process's own by the method, another by the same call.
@@ -25,16 +30,13 @@ macro_rules! done {
                 let $asked = $request;
                 Ok($here)
             }
-            Control::There(addresses) => {
+            Control::There(coordinators) => {
                 let request = $request;
                 let mut failed = no_coordinator();
-                for address in addresses {
-                    match client(address) {
-                        Ok(mut client) => match client.$call(request.clone()).await {
-                            Err(status) if status.code() == Code::Unavailable => failed = status,
-                            answer => return answer.map(|answer| answer.into_inner()),
-                        },
-                        Err(status) => failed = status,
+                for coordinator in coordinators {
+                    match coordinator.clone().$call(request.clone()).await {
+                        Err(status) if status.code() == Code::Unavailable => failed = status,
+                        answer => return answer.map(|answer| answer.into_inner()),
                     }
                 }
                 Err(failed)
@@ -47,7 +49,7 @@ impl Control {
     pub(super) fn of(served: &Served) -> Self {
         match &served.coordinator {
             Some(coordinator) => Self::Here(coordinator.clone()),
-            None => Self::There(served.coordinators.clone()),
+            None => Self::There(served.coordinators.iter().filter_map(|address| client(address)).collect()),
         }
     }
 
@@ -145,11 +147,12 @@ impl Control {
     }
 }
 
-/// Connects when it is used first.
-fn client(address: &str) -> Result<Client<Channel>, Status> {
+fn client(address: &str) -> Option<Client<Channel>> {
     let endpoint = Endpoint::from_shared(address.to_owned());
-    let endpoint = endpoint.map_err(|error| Status::internal(format!("{address:?} is not an address: {error}")))?;
-    Ok(Client::new(endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect_lazy()))
+    let endpoint = endpoint.inspect_err(|error| warn!(address, %error, "not an address of a coordinator")).ok()?;
+    let channel = endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect_lazy();
+    let client = Client::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 fn no_coordinator() -> Status {

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use forebay_proto::{
-    key_group::{KeyGroup, KeyGroupRange},
-    reason::Refused,
-    v1,
-};
+use forebay_proto::{key_group::KeyGroupRange, reason::Refused, v1};
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -87,7 +83,7 @@ fn read(
     };
     for group in range.iter() {
         for (id, frozen, filter) in &opened {
-            let mut start = group_start(group);
+            let mut start = group.row_prefix().to_vec();
             let end = key::successor(&start);
             loop {
                 let page = filter.some(frozen, start, &end)?;
@@ -102,10 +98,6 @@ fn read(
         }
     }
     Ok(())
-}
-
-fn group_start(group: KeyGroup) -> Vec<u8> {
-    group.row_prefix().to_vec()
 }
 
 /// The refusal of a snapshot that is not registered.

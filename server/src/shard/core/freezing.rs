@@ -70,12 +70,10 @@ impl Core {
 
     /// True if a state has a row, expired or not.
     fn has_rows(&self) -> storage::Result<bool> {
-        let range = self.identity.range;
-        // Key groups are below 32,768, so the end fits, too.
-        let bound = |group: u32| u16::try_from(group).unwrap_or(u16::MAX).to_be_bytes();
+        let (start, end) = self.identity.range.row_bounds();
         for table in self.tables.iter().filter(|table| **table != TableId::SHARD) {
             let mut found = false;
-            self.backend.scan(*table, &bound(range.start()), &bound(range.end()), &mut |_, _| {
+            self.backend.scan(*table, &start, &end, &mut |_, _| {
                 found = true;
                 std::ops::ControlFlow::Break(())
             })?;

@@ -10,7 +10,6 @@ use std::{
 
 use forebay_proto::{reason::Refused, v1};
 use tokio::sync::Notify;
-use tracing::warn;
 use v1::{ErrorReason as Reason, link_request::Message as Up};
 
 use super::{
@@ -203,25 +202,16 @@ impl Job {
 
     /// Removes what is left of shards that their engine has closed, but for what other snapshots still need.
     pub(super) fn drop_closed(&self, before: &View, wanted: &v1::JobAssignment) {
-        let same = |one: &v1::ShardEntry, other: &v1::ShardEntry| {
-            (&one.operator, one.start, one.end) == (&other.operator, other.start, other.end)
-        };
-        let gone =
-            |entry: &v1::ShardEntry| entry.external.is_some() && !wanted.shards.iter().any(|other| same(entry, other));
-        let opened =
-            |entry: &v1::ShardEntry| wanted.shards.iter().any(|other| same(entry, other) && entry.epoch == other.epoch);
-        for slot in before.slots.iter().filter(|slot| slot.entry.external.is_some() && !opened(&slot.entry)) {
-            self.engines.closed(&slot.entry);
+        let place = |entry: &v1::ShardEntry| (entry.operator.clone(), entry.start, entry.end);
+        let stays = |entry: &v1::ShardEntry| wanted.shards.iter().find(|other| place(other) == place(entry));
+        let external = before.slots.iter().map(|slot| &slot.entry).filter(|entry| entry.external.is_some());
+        for entry in external.clone().filter(|entry| stays(entry).is_none_or(|other| other.epoch != entry.epoch)) {
+            self.engines.closed(entry);
         }
-        if !before.slots.iter().any(|slot| gone(&slot.entry)) {
-            return;
-        }
-        let here = |operator: &str, start, end| {
-            wanted.shards.iter().any(|entry| (&entry.operator[..], entry.start, entry.end) == (operator, start, end))
-        };
-        let keep = |id: u64| wanted.retained.contains(&id) || self.rounds.is_under_way(id);
-        if let Err(error) = disk::remove_others(&self.dir, here, keep) {
-            warn!(%error, "files of closed shards cannot be removed");
+        if external.clone().any(|entry| stays(entry).is_none()) {
+            self.remove_others(wanted.shards.iter(), |id| {
+                wanted.retained.contains(&id) || self.rounds.is_under_way(id)
+            });
         }
     }
 }

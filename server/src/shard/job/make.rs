@@ -44,6 +44,8 @@ struct Source {
     /// Where its local copy is, if there is one.
     copy: PathBuf,
     folders: Folders,
+    /// What it is of.
+    checkpoint: u64,
 }
 
 impl Job {
@@ -170,11 +172,11 @@ impl Job {
             |source: &Source| !source.snapshot.canonical && source.snapshot.backend() == self.view().spec.backend();
         let whole = matches!(sources, [only] if alike(only));
         let mut brought = Brought::default();
-        for (index, Source { snapshot, range, copy, folders }) in sources.iter().enumerate() {
+        for (index, Source { snapshot, range, copy, folders, checkpoint }) in sources.iter().enumerate() {
             let into = if whole { dir.db() } else { dir.parts().join(index.to_string()) };
             let source = snapshot::restore(snapshot, copy.clone(), into.clone(), folders).await?;
             let (start, end) = (range.start(), range.end());
-            info!(job = self.uid, operator = entry.operator, start, end, copy = %copy.display(), ?source, "snapshot is here");
+            info!(job = self.uid, operator = entry.operator, start, end, checkpoint, ?source, "snapshot is here");
             if source == snapshot::Source::Local {
                 brought.copies.push(copy.clone());
             }
@@ -237,7 +239,8 @@ impl Job {
     ) -> Source {
         let dir = ShardDir::new(&self.dir, &snapshot.operator, snapshot.start, snapshot.end);
         let copy = dir.copy(manifest.checkpoint, &manifest.round);
-        Source { snapshot: snapshot.clone(), range, copy, folders: folders.clone() }
+        let (snapshot, folders, checkpoint) = (snapshot.clone(), folders.clone(), manifest.checkpoint);
+        Source { snapshot, range, copy, folders, checkpoint }
     }
 
     pub(super) async fn manifest(&self, checkpoint: u64) -> Result<(v1::Manifest, Folders), snapshot::Error> {

@@ -67,13 +67,19 @@ impl Job {
             }
         }
         let view = self.view();
-        let here = |operator: &str, start, end| {
-            let same = |slot: &super::Slot| {
-                (&slot.entry.operator[..], slot.entry.start, slot.entry.end) == (operator, start, end)
-            };
-            view.slots.iter().any(same)
+        self.remove_others(view.slots.iter().map(|slot| &slot.entry), keep);
+    }
+
+    /// Removes the files of shards that are not among these, but for local copies that `keep` says.
+    pub(super) fn remove_others<'a>(
+        &self,
+        here: impl Iterator<Item = &'a v1::ShardEntry> + Clone,
+        keep: impl Fn(u64) -> bool + Copy,
+    ) {
+        let is_here = |operator: &str, start, end| {
+            here.clone().any(|entry| (&entry.operator[..], entry.start, entry.end) == (operator, start, end))
         };
-        if let Err(error) = disk::remove_others(&self.dir, here, keep) {
+        if let Err(error) = disk::remove_others(&self.dir, is_here, keep) {
             warn!(%error, "files of shards that are not here any more cannot be removed");
         }
     }

@@ -17,6 +17,7 @@ use crate::storage::{
 };
 
 mod age;
+mod deletion;
 
 const A: TableId = TableId(1);
 const B: TableId = TableId(2);
@@ -489,27 +490,4 @@ fn an_empty_config_is_valid_and_a_misspelt_key_is_not() {
     let config: RocksConfig = toml::from_str("block_cache_bytes = '1 GiB'\nbackground_threads = 4").unwrap();
     assert_eq!((config.block_cache_bytes.0, config.background_threads), (1 << 30, 4));
     assert!(toml::from_str::<RocksConfig>("block_cache = '1 GiB'").is_err());
-}
-
-/// A freeze waits for RocksDB's deletions, so they are done elsewhere; they have to be done all the same.
-#[test]
-fn files_that_nothing_needs_any_more_go_from_the_disk_though_not_at_once() {
-    let place = Place::new();
-    let dir = place.dir("db");
-    let mut backend = place.backend(&dir, true);
-    for round in 0..5 {
-        put(&mut backend, Logging::Buffered, A, round);
-        backend.flush().unwrap();
-    }
-    backend.compact().unwrap();
-    let live = |backend: &RocksBackend| backend.engine.db.live_files().unwrap().len();
-    let on_disk = || {
-        let names = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.contains(".sst") || name.ends_with(".trash")).count()
-    };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while on_disk() != live(&backend) && std::time::Instant::now() < deadline {
-        std::thread::park_timeout(std::time::Duration::from_millis(10));
-    }
-    assert_eq!(on_disk(), live(&backend));
 }
