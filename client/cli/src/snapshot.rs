@@ -66,7 +66,7 @@ async fn list(
     operator: String,
     external_id: String,
 ) -> Result<Vec<SnapshotHandle>, Failure> {
-    let request = ListSnapshotsRequest { job, operator, external_id };
+    let request = ListSnapshotsRequest { job, operator, external_id, ..ListSnapshotsRequest::default() };
     let found = connection.call_engine(async |mut engine| engine.list_snapshots(request.clone()).await).await?;
     Ok(found.handles)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use forebay_integration_tests::harness::{Engine, Forebay, KEY_GROUPS, Subtask, eventually, reason};
+use forebay_integration_tests::harness::{Engine, Forebay, KEY_GROUPS, Setup, Subtask, eventually, reason};
 use forebay_proto::{
     key_group::{MaxParallelism, assign},
     v1::{self, Backend, ErrorReason},
@@ -49,7 +49,8 @@ struct Flink {
 
 impl Flink {
     async fn start(backend: Backend, seed: u64) -> Self {
-        let forebay = Forebay::dev().await;
+        // Whatever nothing names goes at once.
+        let forebay = Setup::dev().set("coordinator.collect_min_age", "0s").start().await;
         let engine = Engine::create(&forebay.api(), |spec| spec.set_backend(backend)).await;
         let mut flink = Self {
             forebay,

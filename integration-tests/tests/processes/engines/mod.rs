@@ -4,7 +4,7 @@
 mod flink;
 
 use forebay_integration_tests::harness::{
-    Cluster, Engine, Forebay, JobBuilder, KEY_GROUPS, Subtask, Worker, eventually, key_group, list, reason,
+    Cluster, Engine, Forebay, JobBuilder, KEY_GROUPS, Setup, Subtask, Worker, eventually, key_group, list, reason,
 };
 use forebay_proto::v1::{self, Backend, ErrorReason};
 
@@ -206,7 +206,7 @@ async fn a_snapshot_sends_what_its_base_lacks_as_far_as_its_policy_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_discarded_snapshot_goes_and_what_others_share_with_it_stays() {
     for backend in backends() {
-        let forebay = Forebay::dev().await;
+        let forebay = Setup::dev().set("coordinator.collect_min_age", "0s").start().await;
         let engine = Engine::create(&forebay.api(), on(backend)).await;
         let mut task = engine.open(ALL, 1, &[]).await.unwrap();
         fill(&mut task, 0..100, "first").await;
@@ -221,12 +221,10 @@ async fn a_discarded_snapshot_goes_and_what_others_share_with_it_stays() {
         let unknown = v1::SnapshotHandle { job: "no such job".into(), ..first.clone() };
         assert!(!engine.discard(&unknown).await.unwrap());
         assert_eq!(engine.list().await.unwrap(), std::slice::from_ref(&second));
-        let collect = || async {
-            let request = v1::CollectGarbageRequest { job: "job".into(), ..Default::default() };
-            engine.api.coordinator().collect_garbage(request).await.unwrap();
-        };
-        collect().await;
-        collect().await;
+        let request = v1::CollectGarbageRequest { job: "job".into(), ..Default::default() };
+        let gone = engine.api.coordinator().collect_garbage(request).await.unwrap().into_inner().objects;
+        let manifest = |handle: &v1::SnapshotHandle| handle.snapshot.clone().unwrap().manifest;
+        assert!(gone.contains(&manifest(&first)) && !gone.contains(&manifest(&second)), "{gone:?}");
         let read = |handle: &v1::SnapshotHandle| v1::ReadSnapshotRequest {
             handle: Some(handle.clone()),
             ..Default::default()

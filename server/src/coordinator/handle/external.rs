@@ -95,6 +95,7 @@ impl Coordinator {
         let wanted = |snapshot: &&v1::ExternalSnapshot| {
             (request.operator.is_empty() || snapshot.operator == request.operator)
                 && (request.external_id.is_empty() || snapshot.external_id == request.external_id)
+                && (request.end == 0 || (snapshot.start, snapshot.end) == (request.start, request.end))
         };
         let mut snapshots: Vec<_> = seen.head.external_snapshots.iter().filter(wanted).cloned().collect();
         let order = |it: &v1::ExternalSnapshot| (it.operator.clone(), it.start, it.end, it.checkpoint);

@@ -122,28 +122,22 @@ impl Control {
 
     /// The handle of a snapshot that is registered under the ids of a request.
     pub(super) async fn taken(&self, request: &v1::TakeSnapshotRequest) -> Result<Option<v1::SnapshotHandle>, Status> {
-        let shard = request.shard.clone().unwrap_or_default();
-        let same = |known: &v1::ExternalSnapshot| {
-            (known.start, known.end, known.token) == (shard.start, shard.end, request.token)
-        };
-        let handles = self.named(&shard.job, &shard.operator, &request.external_id).await?;
+        let v1::ExternalShard { job, operator, start, end, .. } = request.shard.clone().unwrap_or_default();
+        let external_id = request.external_id.clone();
+        let wanted = v1::ListSnapshotsRequest { job, operator, external_id, start, end };
+        let same = |known: &v1::ExternalSnapshot| known.token == request.token;
+        let handles = self.list_snapshots(wanted).await?.handles;
         Ok(handles.into_iter().find(|handle| handle.snapshot.as_ref().is_some_and(same)))
     }
 
     /// True if a handle's snapshot is registered.
     pub(super) async fn is_registered(&self, handle: &v1::SnapshotHandle) -> Result<bool, Status> {
-        let snapshot = handle.snapshot.clone().unwrap_or_default();
-        let handles = self.named(&handle.job, &snapshot.operator, &snapshot.external_id).await?;
-        let same = |known: &v1::SnapshotHandle| {
-            known.job_uid == handle.job_uid
-                && known.snapshot.as_ref().is_some_and(|known| known.manifest == snapshot.manifest)
-        };
-        Ok(handles.iter().any(same))
-    }
-
-    async fn named(&self, job: &str, operator: &str, external_id: &str) -> Result<Vec<v1::SnapshotHandle>, Status> {
-        let (job, operator, external_id) = (job.to_owned(), operator.to_owned(), external_id.to_owned());
-        Ok(self.list_snapshots(v1::ListSnapshotsRequest { job, operator, external_id }).await?.handles)
+        let v1::ExternalSnapshot { operator, external_id, start, end, manifest, .. } =
+            handle.snapshot.clone().unwrap_or_default();
+        let wanted = v1::ListSnapshotsRequest { job: handle.job.clone(), operator, external_id, start, end };
+        let same = |known: &v1::ExternalSnapshot| known.manifest == manifest;
+        let handles = self.list_snapshots(wanted).await?.handles;
+        Ok(handles.iter().any(|known| known.job_uid == handle.job_uid && known.snapshot.as_ref().is_some_and(same)))
     }
 }
 

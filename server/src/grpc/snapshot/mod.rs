@@ -144,15 +144,10 @@ impl SnapshotService for SnapshotEdge {
     ) -> Result<Response<Self::ReadSnapshotStream>, Status> {
         let request = request.into_inner();
         let handle = request.handle.clone().unwrap_or_default();
-        match read::rows(self.shards()?, request).await {
-            Ok(rows) => Ok(Response::new(Box::pin(rows))),
-            // What is missing may have been discarded.
-            Err(refused) if refused.reason == Reason::CheckpointCorrupt => {
-                let registered = self.control.is_registered(&handle).await?;
-                Err(if registered { refused } else { read::unknown(&handle) }.into())
-            }
-            Err(refused) => Err(refused.into()),
+        if !self.control.is_registered(&handle).await? {
+            return Err(read::unknown(&handle).into());
         }
+        Ok(Response::new(Box::pin(read::rows(self.shards()?, request).await?)))
     }
 
     async fn list_snapshots(
