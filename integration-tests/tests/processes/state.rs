@@ -2,6 +2,8 @@
 
 #![cfg(feature = "rocksdb")]
 
+use std::collections::HashSet;
+
 use forebay_integration_tests::harness::{Api, Forebay, Job, JobBuilder, eventually, list, raw, reason, text, value};
 use forebay_proto::v1::{self, ErrorReason, StateKind};
 
@@ -217,6 +219,37 @@ async fn a_committed_read_is_of_the_last_completed_checkpoint() {
         api.put(job.at("last", "N2"), raw("later")).await.unwrap();
         let page = api.state().scan(scan).await.unwrap().into_inner().message().await.unwrap().unwrap();
         assert_eq!(page.rows.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_committed_read_may_be_the_first_for_long_and_comes_over_a_restart() {
+    for backend in BACKENDS {
+        let mut forebay = Forebay::dev().await;
+        let (api, job) = scene(&forebay, backend, &[value("last")]).await;
+        for said in ["one", "two"] {
+            api.put(job.at("last", "N1"), raw(said)).await.unwrap();
+            api.checkpoint("job").await.unwrap();
+        }
+        api.put(job.at("last", "N1"), raw("three")).await.unwrap();
+        let request = v1::GetRequest {
+            address: Some(job.at("last", "N1")),
+            view: v1::ReadView::Committed.into(),
+            ..Default::default()
+        };
+        let all_read = async |api: &Api| {
+            let read = || async { raws(&api.state().get(request.clone()).await.unwrap().into_inner().items) };
+            let read = futures::future::join_all((0..20).map(|_| read())).await;
+            read.into_iter().flatten().collect::<HashSet<_>>()
+        };
+        assert_eq!(all_read(&api).await, HashSet::from(["two".to_owned()]));
+        forebay.kill_and_restart().await;
+        let api = forebay.api();
+        api.serving("job").await;
+        assert_eq!(all_read(&api).await, HashSet::from(["two".to_owned()]));
+        // What is in memory went back to the checkpoint.
+        let live = if backend == v1::Backend::Memory { "two" } else { "three" };
+        assert_eq!(raws(&api.get(job.at("last", "N1")).await.unwrap().items), [live]);
     }
 }
 

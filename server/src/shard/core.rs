@@ -19,7 +19,10 @@ use forebay_proto::{
 use prost::Message as _;
 use v1::ErrorReason as Reason;
 
-pub use self::{freezing::Snapshot, views::Frozen};
+pub use self::{
+    freezing::Snapshot,
+    views::{Frozen, none_completed},
+};
 use self::{sweep::Sweep, views::Views};
 use super::{
     durable::Durable,

@@ -287,6 +287,7 @@ async fn attend(job: Arc<Job>, entry: v1::ShardEntry, mut heard: mpsc::Unbounded
         while let Some(said) = heard.recv().await {
             match said {
                 Said::Snapshot(snapshot) => drop(frozen.send(*snapshot)),
+                Said::CommittedWanted => drop(tokio::spawn(job.clone().open_committed(entry.clone()))),
                 Said::Lost(cause) => job.lose(&entry, cause).await,
             }
         }

@@ -20,7 +20,10 @@ use super::{
     lanes::LaneId,
     states::States,
 };
-use crate::lease::{Lease, wall_ms};
+use crate::{
+    lease::{Lease, wall_ms},
+    storage::View,
+};
 
 /// Requests that may wait for a shard.
 const QUEUE: usize = 256;
@@ -40,6 +43,7 @@ enum Message {
     View { state: u32, committed: bool, reply: Reply<Frozen> },
     Estimate { state: u32, reply: Reply<u64> },
     Lose(String),
+    Opened(Result<(u64, Arc<dyn View>), Refused>),
     Snapshot(v1::BarrierOp),
     FreezeAt { lane: LaneId, after: u64, reply: Reply<Snapshot> },
     Completed(u64),
@@ -55,6 +59,8 @@ enum Message {
 pub enum Said {
     /// A barrier froze it.
     Snapshot(Box<Snapshot>),
+    /// Somebody wants to read the last completed checkpoint: [`Shard::opened`] is to bring it.
+    CommittedWanted,
     /// What it acknowledged is not there any more, for this cause; it serves nothing from now on.
     Lost(String),
 }
@@ -80,8 +86,8 @@ impl Shard {
         let bytes = Arc::new(AtomicU64::new(core.bytes()));
         let size = bytes.clone();
         let thread = std::thread::Builder::new().name(format!("shard-{}", range.start())).spawn(move || {
-            let (waiting, freezing) = (Vec::new(), Vec::new());
-            Worker { core, lease, lapses, said, size, waiting, freezing, lost: false }.run(requests)
+            let (waiting, freezing, reading) = (Vec::new(), Vec::new(), Vec::new());
+            Worker { core, lease, lapses, said, size, waiting, freezing, reading, lost: false }.run(requests)
         })?;
         Ok(Self { range, queue, bytes, thread: std::sync::Mutex::new(Some(thread)) })
     }
@@ -137,6 +143,11 @@ impl Shard {
         self.send(Message::Lose(cause)).await;
     }
 
+    /// Brings the last completed checkpoint and its number, or says why it cannot be read.
+    pub async fn opened(&self, checkpoint: Result<(u64, Arc<dyn View>), Refused>) {
+        self.send(Message::Opened(checkpoint)).await;
+    }
+
     /// Tells that a checkpoint is complete.
     pub async fn completed(&self, checkpoint: u64) {
         self.send(Message::Completed(checkpoint)).await;
@@ -190,20 +201,20 @@ impl Shard {
 
     async fn send(&self, message: Message) {
         if let Err(mpsc::error::SendError(message)) = self.queue.send(message).await {
-            message.refuse();
+            message.refuse(stopped());
         }
     }
 }
 
 impl Message {
-    fn refuse(self) {
+    fn refuse(self, refused: Refused) {
         match self {
-            Self::OpenLane { reply, .. } => reply(Err(stopped())),
-            Self::Batch { reply, .. } => reply(Err(stopped())),
-            Self::View { reply, .. } => reply(Err(stopped())),
-            Self::Estimate { reply, .. } => reply(Err(stopped())),
-            Self::AwaitDurable { reply, .. } => reply(Err(stopped())),
-            Self::FreezeAt { reply, .. } => reply(Err(stopped())),
+            Self::OpenLane { reply, .. } => reply(Err(refused)),
+            Self::Batch { reply, .. } => reply(Err(refused)),
+            Self::View { reply, .. } => reply(Err(refused)),
+            Self::Estimate { reply, .. } => reply(Err(refused)),
+            Self::AwaitDurable { reply, .. } => reply(Err(refused)),
+            Self::FreezeAt { reply, .. } => reply(Err(refused)),
             Self::CloseLane(_)
             | Self::Snapshot(_)
             | Self::Completed(_)
@@ -211,7 +222,17 @@ impl Message {
             | Self::Update { .. }
             | Self::Detach(_)
             | Self::Lose(_)
+            | Self::Opened(_)
             | Self::Stop => {}
+        }
+    }
+
+    /// True if it reads the last completed checkpoint.
+    fn is_committed(&self) -> bool {
+        match self {
+            Self::Batch { batch, .. } => batch.committed,
+            Self::View { committed, .. } => *committed,
+            _ => false,
         }
     }
 }
@@ -237,6 +258,8 @@ struct Worker {
     waiting: Vec<(LaneId, u64, Reply<u64>)>,
     /// Engines that wait for a batch, to have the shard frozen behind it.
     freezing: Vec<(LaneId, u64, Reply<Snapshot>)>,
+    /// Readers of the last completed checkpoint that wait until it is opened.
+    reading: Vec<Message>,
     /// True once it has said that the shard is lost.
     lost: bool,
 }
@@ -248,8 +271,9 @@ impl Worker {
                 Message::Stop => {
                     requests.close();
                     while let Ok(late) = requests.try_recv() {
-                        late.refuse();
+                        late.refuse(stopped());
                     }
+                    self.reading.into_iter().for_each(|reader| reader.refuse(stopped()));
                     return;
                 }
                 message => self.handle(message),
@@ -269,6 +293,7 @@ impl Worker {
     fn handle(&mut self, message: Message) {
         let moment = Moment { wall_ms: wall_ms(), lease: self.lease.valid_since(self.lapses) };
         match message {
+            reader if reader.is_committed() && self.core.wants_committed(moment) => self.await_committed(reader),
             Message::OpenLane { caller, open, principal, reply } => {
                 let fresh = LaneId(*uuid::Uuid::new_v4().as_bytes());
                 reply(self.core.open_lane(&caller, &open, &principal, fresh, moment));
@@ -326,8 +351,27 @@ impl Worker {
             }
             Message::Detach(stream) => self.core.detach(stream),
             Message::Lose(cause) => self.core.lose(cause),
+            Message::Opened(Ok((checkpoint, view))) => {
+                self.core.opened(checkpoint, view);
+                std::mem::take(&mut self.reading).into_iter().for_each(|reader| self.handle(reader));
+                self.core.opened_was_read();
+            }
+            Message::Opened(Err(refused)) => {
+                self.reading.drain(..).for_each(|reader| reader.refuse(refused.clone()));
+            }
             Message::Stop => {}
         }
+    }
+
+    fn await_committed(&mut self, reader: Message) {
+        if self.reading.len() >= WAITING_MAX {
+            let message = format!("{WAITING_MAX} readers of the shard wait for its last checkpoint already");
+            return reader.refuse(Refused::new(Reason::Overloaded, message));
+        }
+        if self.reading.is_empty() {
+            self.say(Said::CommittedWanted);
+        }
+        self.reading.push(reader);
     }
 
     fn answer_waiting(&mut self) {

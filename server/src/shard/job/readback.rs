@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use forebay_proto::{
     key_group::{KeyGroup, KeyGroupRange},
     reason::Refused,
@@ -16,7 +17,7 @@ use v1::ErrorReason as Reason;
 
 use super::{
     super::{
-        core::Frozen,
+        core::{Frozen, none_completed},
         disk::ShardDir,
         lanes::Lanes,
         meta::{self, Meta},
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     checkpoint::manifest::{self, Folders},
-    storage::{self, Backend, Span, View},
+    storage::{self, Backend, Read, Span, TableId, View, Visitor},
 };
 
 /// Snapshots that stay open.
@@ -97,6 +98,21 @@ impl AtCheckpoint {
     }
 }
 
+/// So that whoever holds the view holds the directory that it reads.
+impl Read for AtCheckpoint {
+    fn get(&self, table: TableId, key: &[u8]) -> storage::Result<Option<Bytes>> {
+        self.view.get(table, key)
+    }
+
+    fn multi_get(&self, table: TableId, keys: &[&[u8]]) -> storage::Result<Vec<Option<Bytes>>> {
+        self.view.multi_get(table, keys)
+    }
+
+    fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> storage::Result<()> {
+        self.view.scan(table, start, end, visit)
+    }
+}
+
 impl Job {
     /// The shard that held a key group in a completed checkpoint; 0 for the last one.
     pub async fn at_checkpoint(
@@ -123,6 +139,19 @@ impl Job {
         Ok(found)
     }
 
+    /// Brings a shard the last completed checkpoint, for its readers.
+    pub(super) async fn open_committed(self: Arc<Self>, entry: v1::ShardEntry) {
+        let Some(shard) = super::keep(&self.view(), &entry) else { return };
+        let range = shard.range();
+        let Some(first) = range.iter().next() else { return };
+        let opened = self.at_checkpoint(0, &entry.operator, first).await.and_then(|found| {
+            // Else shards were cut otherwise then, and this server was started anew since.
+            let whole = found.range.intersection(range) == Some(range);
+            if whole { Ok((found.entry.id, found as Arc<dyn View>)) } else { Err(none_completed()) }
+        });
+        shard.opened(opened).await;
+    }
+
     /// Whoever asked for a checkpoint is answered by the coordinator, maybe before this server hears of it: one that is
     /// newer than all that are known is waited for, for a while.
     async fn heard_of(&self, checkpoint: u64) {
@@ -145,6 +174,9 @@ impl Job {
         let completed = self.completed.lock().expect("no panics under this lock");
         let found = if checkpoint == 0 { completed.values().next_back() } else { completed.get(&checkpoint) };
         found.cloned().ok_or_else(|| {
+            if completed.is_empty() {
+                return none_completed();
+            }
             let known: Vec<_> = completed.keys().collect();
             let message = format!("checkpoint {checkpoint} is not retained: there are {known:?}");
             Refused::new(Reason::CheckpointUnknown, message).field("checkpoint")
