@@ -6,7 +6,6 @@
 mod load;
 mod pause;
 mod plot;
-mod rows;
 mod scenes;
 mod stand;
 
@@ -15,7 +14,7 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
-use rows::Rows;
+use forebay_integration_tests::bench::rows::{Rows, default_folder};
 
 /// Measures checkpoints and restores.
 #[derive(Debug, Parser)]
@@ -97,11 +96,4 @@ fn main() -> Result<()> {
     let seconds = started.elapsed().as_secs();
     println!("bench-checkpoints: runs {}, rows {}, {seconds} s, {}", args.runs, rows.len(), ratios.display());
     Ok(())
-}
-
-/// `bench` in the target folder, wherever that is.
-fn default_folder() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("the own executable is not known: say --out")?;
-    let target = own.ancestors().nth(2).context("the executable is in no target folder: say --out")?;
-    Ok(target.join("bench"))
 }

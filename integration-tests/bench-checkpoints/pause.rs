@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Result;
 use bytesize::ByteSize;
+use forebay_integration_tests::bench::rows::{Rows, median, percentile};
 use forebay_server::storage::{
     Backend as _, Logging, RocksBackend, RocksConfig, RocksShared, Table, TableId, WalTolerance, Writes,
     row::{self, Header},
@@ -18,7 +19,6 @@ use forebay_server::storage::{
 use crate::{
     Scale,
     load::{self, VALUE_BYTES},
-    rows::{Rows, median, percentile},
 };
 
 const TABLE: Table = Table { id: TableId(1), merge: None };

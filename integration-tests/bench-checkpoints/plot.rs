@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use crate::rows::{Rows, Series};
+use forebay_integration_tests::bench::rows::{Rows, Series};
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use forebay_integration_tests::{
+    bench::rows::{Rows, Series, median},
     harness::{Cluster, Setup},
     s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY},
 };
@@ -22,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Scale,
     load::{Loader, VALUE_BYTES},
-    rows::{Rows, Series, median},
     stand::{JOB, Stand, bytes_below, create},
 };
 

@@ -1,4 +1,4 @@
-//! `make bench`: how fast Forebay is, beside redis-server on the same machine in the same run.
+//! `make bench`: how fast Forebay is, beside redis-server and others on the same machine in the same run.
 //!
 //! One measurement is one kind of [`Work`] against one [`Target`]; all targets of a work are measured one
 //! after the other, in an order that turns from run to run, so that a machine that drifts slows both sides
@@ -6,12 +6,13 @@
 //!
 //! Clients run in this process, servers each in their own. docs/performance/README.md tells the rest.
 
-mod data;
+mod embedded;
 mod forebay;
-mod machine;
+mod load;
 mod plan;
 mod redis;
 mod report;
+mod tcp;
 
 use std::{
     collections::HashMap,
@@ -22,13 +23,20 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
-use crate::{
-    data::{Books, Data, Load, Random},
-    forebay::Forebay,
+use forebay_integration_tests::bench::{
+    data::{Data, Random},
+    embedded::Embedded,
     machine::Machine,
+    rows::default_folder,
+};
+
+use crate::{
+    forebay::Forebay,
+    load::{Books, Load},
     plan::{Target, Work},
     redis::Redis,
     report::Report,
+    tcp::Tcp,
 };
 
 const SEED: u64 = 2_013;
@@ -60,6 +68,9 @@ struct Args {
 }
 
 fn main() -> Result<()> {
+    if std::env::args().nth(1).is_some_and(|first| first == tcp::SERVE) {
+        return tcp::serve();
+    }
     let args = Args::parse();
     ensure!(args.runs > 0, "--runs 0: at least one");
     let keys = args.keys.unwrap_or(if args.quick { 20_000 } else { 1_000_000 });
@@ -97,7 +108,7 @@ fn main() -> Result<()> {
     machine.look_again();
     let rows = report.rows();
     print!("{}", report::table(&rows));
-    let ratios = report::write_ratios(&rows, &out)?;
+    let ratios = report::figures(&rows).write(&out)?;
     if let Some(readme) = &args.readme {
         report::write_markdown(&rows, &machine, readme)?;
     }
@@ -107,18 +118,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// `bench` in the target folder, wherever that is.
-fn default_folder() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("the own executable is not known: say --out")?;
-    let target = own.ancestors().nth(2).context("the executable is in no target folder: say --out")?;
-    Ok(target.join("bench"))
-}
-
 /// All servers, and what must be found in each.
 struct Peers {
     forebay: Forebay,
     redis: Redis,
     redis_aof: Redis,
+    tcp: Tcp,
+    embedded: Embedded,
     books: HashMap<Target, Books>,
     random: Random,
 }
@@ -130,12 +136,16 @@ impl Peers {
             forebay: Forebay::start(data)?,
             redis: Redis::start(false)?,
             redis_aof: Redis::start(true)?,
+            tcp: Tcp::start()?,
+            embedded: Embedded::open(true)?,
             books: Target::ALL.map(|target| (target, Books::new(data.len()))).into(),
             random: Random::new(SEED),
         };
         peers.forebay.fill(data)?;
         peers.redis.fill(data)?;
         peers.redis_aof.fill(data)?;
+        peers.tcp.fill(data)?;
+        embedded::fill(&peers.embedded, data)?;
         Ok(peers)
     }
 
@@ -149,8 +159,9 @@ impl Peers {
         self.forebay.empty_lists(run)
     }
 
-    fn processes(&self) -> [u32; 3] {
-        [self.forebay.process_id(), self.redis.process_id(), self.redis_aof.process_id()]
+    fn processes(&self) -> [u32; 4] {
+        let redis = [&self.redis, &self.redis_aof].map(Redis::process_id);
+        [self.forebay.process_id(), self.tcp.process_id(), redis[0], redis[1]]
     }
 
     /// Returns operations per second.
@@ -161,6 +172,13 @@ impl Peers {
             Target::Memory | Target::Rocks => self.forebay.measure(target, work, &mut load),
             Target::Redis => self.redis.measure(work, &mut load),
             Target::RedisAof => self.redis_aof.measure(work, &mut load),
+            Target::Tcp | Target::Embedded => {
+                let Work::Stream(op, batch) = work else { anyhow::bail!("{target} has nothing but batches") };
+                match target {
+                    Target::Tcp => self.tcp.measure(batch, &mut load),
+                    _ => embedded::measure(&self.embedded, op, batch, &mut load),
+                }
+            }
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 /// Operations per batch of the streams.
 pub const BATCHES: [usize; 4] = [1, 16, 128, 1024];
+/// That of the rows that are not named after a batch.
+pub const HEADLINE: usize = 128;
 /// Batches in flight, ours and theirs.
 pub const IN_FLIGHT: usize = 8;
 /// Callers of unary calls, and connections to redis-server.
@@ -22,19 +24,23 @@ pub enum Target {
     Redis,
     /// redis-server with an append-only file, synced every second.
     RedisAof,
+    /// A hash map behind framed TCP, in a process of its own.
+    Tcp,
+    /// RocksDB in this process, with the options of ours.
+    Embedded,
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Memory, Self::Rocks, Self::Redis, Self::RedisAof];
+    pub const ALL: [Self; 6] = [Self::Memory, Self::Rocks, Self::Redis, Self::RedisAof, Self::Tcp, Self::Embedded];
     /// Those that are Forebay.
     pub const OURS: [Self; 2] = [Self::Memory, Self::Rocks];
 
     /// How long what is acknowledged survives, in the words of the product.
     pub fn durability(self) -> &'static str {
         match self {
-            Self::Memory | Self::Redis => "none",
-            Self::Rocks => "wal",
+            Self::Memory | Self::Redis | Self::Tcp => "none",
+            Self::Rocks | Self::Embedded => "wal",
             Self::RedisAof => "everysec",
         }
     }
@@ -46,6 +52,8 @@ impl Target {
             Self::Rocks => "rocks",
             Self::Redis => "redis",
             Self::RedisAof => "redis_aof",
+            Self::Tcp => "tcp",
+            Self::Embedded => "embedded",
         }
     }
 }
@@ -62,6 +70,8 @@ pub enum Op {
     Put,
     Get,
     Append,
+    /// Puts and gets, as many of each.
+    Mixed,
 }
 
 impl Op {
@@ -71,6 +81,7 @@ impl Op {
             Self::Put => "put",
             Self::Get => "get",
             Self::Append => "append",
+            Self::Mixed => "mixed",
         }
     }
 }
@@ -99,9 +110,14 @@ impl Work {
     /// The targets that it is measured on, in the order of that run.
     pub fn targets(self, run: usize) -> Vec<Target> {
         let reads_only = matches!(self, Self::Stream(Op::Get, _) | Self::Unary(Op::Get));
-        // A log makes no difference to reads.
-        let mut targets: Vec<_> =
-            Target::ALL.into_iter().filter(|target| !(reads_only && *target == Target::RedisAof)).collect();
+        let measured = |target: &Target| match target {
+            Target::Memory | Target::Rocks | Target::Redis => true,
+            // A log makes no difference to reads.
+            Target::RedisAof => !reads_only,
+            Target::Tcp => matches!(self, Self::Stream(Op::Mixed, _)),
+            Target::Embedded => matches!(self, Self::Stream(Op::Put | Op::Get, HEADLINE)),
+        };
+        let mut targets: Vec<_> = Target::ALL.into_iter().filter(measured).collect();
         let turn = run % targets.len();
         targets.rotate_left(turn);
         targets
@@ -123,6 +139,7 @@ impl fmt::Display for Work {
 pub fn works() -> Vec<Work> {
     let streams = [Op::Put, Op::Get, Op::Append].into_iter();
     let mut works: Vec<_> = streams.flat_map(|op| BATCHES.map(|batch| Work::Stream(op, batch))).collect();
+    works.push(Work::Stream(Op::Mixed, HEADLINE));
     works.extend([Op::Put, Op::Get].map(Work::Unary));
     works.extend([Pace::OneByOne, Pace::Many].map(Work::Update));
     works
@@ -135,7 +152,7 @@ pub struct Comparison {
     pub id: String,
     /// Forebay.
     pub ours: (Target, Work),
-    /// redis-server.
+    /// The peer.
     pub theirs: (Target, Work),
 }
 
@@ -154,12 +171,31 @@ pub fn comparisons() -> Vec<Comparison> {
             }
         }
     }
+    comparisons.extend(headlines());
     comparisons
+}
+
+fn headlines() -> impl Iterator<Item = Comparison> {
+    let stream = |op| Work::Stream(op, HEADLINE);
+    let rows = [
+        ("stream_memory_vs_redis", Target::Memory, Op::Mixed, Target::Redis),
+        ("stream_memory_vs_tcp", Target::Memory, Op::Mixed, Target::Tcp),
+        ("stream_rocks_vs_redis_aof", Target::Rocks, Op::Mixed, Target::RedisAof),
+        ("stream_rocks_put_vs_embedded", Target::Rocks, Op::Put, Target::Embedded),
+        ("stream_rocks_get_vs_embedded", Target::Rocks, Op::Get, Target::Embedded),
+    ];
+    rows.into_iter().map(move |(id, ours, op, theirs)| Comparison {
+        id: id.to_owned(),
+        ours: (ours, stream(op)),
+        theirs: (theirs, stream(op)),
+    })
 }
 
 fn ids(target: Target, work: Work, peer: Target) -> Vec<(String, Work)> {
     let (ours, theirs) = (target.id(), peer.id());
     match work {
+        // Its rows are named by themselves.
+        Work::Stream(Op::Mixed, _) => Vec::new(),
         Work::Stream(op, batch) => vec![(format!("stream_{ours}_{}_{batch}_vs_{theirs}", op.id()), work)],
         Work::Unary(op) => vec![(format!("unary_{ours}_{}_vs_{theirs}", op.id()), work)],
         Work::Update(Pace::OneByOne) => vec![(format!("sdk_{ours}_uncached_vs_{theirs}"), work)],

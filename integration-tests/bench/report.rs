@@ -1,19 +1,14 @@
 //! What was measured, as ratios, tables and files.
 
-use std::{
-    collections::HashMap,
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use serde_json::{Map, json};
-
-use crate::{
+use forebay_integration_tests::bench::{
     machine::Machine,
-    plan::{self, Comparison, Target, Work},
+    rows::{Rows, greatest, least, median},
 };
+
+use crate::plan::{self, Comparison, Target, Work};
 
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
@@ -35,10 +30,8 @@ pub struct Spread {
 /// One comparison, measured.
 pub struct Row {
     comparison: Comparison,
-    runs: usize,
-    ours: Spread,
-    theirs: Spread,
-    ratio: Spread,
+    /// Ours and theirs, by run.
+    pairs: Vec<(f64, f64)>,
 }
 
 impl Report {
@@ -51,20 +44,15 @@ impl Report {
     pub fn rows(&self) -> Vec<Row> {
         let row = |comparison: Comparison| {
             let (ours, theirs) = (self.rates.get(&comparison.ours)?, self.rates.get(&comparison.theirs)?);
-            let ratios: Vec<_> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
-            let (ours, theirs, ratio) = (spread(ours), spread(theirs), spread(&ratios));
-            Some(Row { comparison, runs: ratios.len(), ours, theirs, ratio })
+            Some(Row { comparison, pairs: ours.iter().copied().zip(theirs.iter().copied()).collect() })
         };
         plan::comparisons().into_iter().filter_map(row).collect()
     }
 }
 
-fn spread(values: &[f64]) -> Spread {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let median = if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-    Spread { median, min: sorted[0], max: sorted[sorted.len() - 1] }
+fn spread(values: impl Iterator<Item = f64>) -> Spread {
+    let values: Vec<_> = values.collect();
+    Spread { median: median(&values), min: least(&values), max: greatest(&values) }
 }
 
 /// Writes a rate as people read it.
@@ -79,23 +67,23 @@ pub fn human(rate: f64) -> String {
 
 impl Row {
     fn cells(&self) -> [String; 5] {
-        let rate = |spread: &Spread| {
-            let Spread { median, min, max } = *spread;
+        let rate = |rates: Spread| {
+            let Spread { median, min, max } = rates;
             format!("{} ({} – {})", human(median), human(min), human(max))
         };
-        let Spread { median, min, max } = self.ratio;
+        let Spread { median, min, max } = spread(self.pairs.iter().map(|(ours, theirs)| ours / theirs));
         let (ours, theirs) = (self.comparison.ours.0, self.comparison.theirs.0);
         [
             self.comparison.id.clone(),
             format!("{} / {}", ours.durability(), theirs.durability()),
-            rate(&self.ours),
-            rate(&self.theirs),
+            rate(spread(self.pairs.iter().map(|pair| pair.0))),
+            rate(spread(self.pairs.iter().map(|pair| pair.1))),
             format!("{median:.2} ({min:.2} – {max:.2})"),
         ]
     }
 }
 
-const HEAD: [&str; 5] = ["id", "durability: ours / theirs", "Forebay, ops/s", "redis-server, ops/s", "ratio"];
+const HEAD: [&str; 5] = ["id", "durability: ours / theirs", "Forebay, ops/s", "against, ops/s", "ratio"];
 
 /// Writes the rows for a terminal.
 pub fn table(rows: &[Row]) -> String {
@@ -111,25 +99,13 @@ pub fn table(rows: &[Row]) -> String {
     table
 }
 
-/// Writes `ratios.json` and returns where it is.
-pub fn write_ratios(rows: &[Row], folder: &Path) -> Result<PathBuf> {
-    let entry = |row: &Row| {
-        let Spread { median, min, max } = row.ratio;
-        let (ours, theirs) = (row.ours.median, row.theirs.median);
-        let (runs, unit) = (row.runs, "ops/s");
-        let content = json!({
-            "median": median, "min": min, "max": max, "runs": runs, "ours": ours, "theirs": theirs, "unit": unit,
-        });
-        (row.comparison.id.clone(), content)
-    };
-    let ratios: Map<_, _> = rows.iter().map(entry).collect();
-    let path = folder.join("ratios.json");
-    let write = || -> Result<()> {
-        fs::create_dir_all(folder)?;
-        Ok(fs::write(&path, serde_json::to_string_pretty(&ratios)? + "\n")?)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+/// The rows for `ratios.json`.
+pub fn figures(rows: &[Row]) -> Rows {
+    let mut figures = Rows::default();
+    for row in rows {
+        figures.ratio(&row.comparison.id, "ops/s", "", &row.pairs);
+    }
+    figures
 }
 
 /// Replaces what stands between the marker comments of a document.
@@ -137,7 +113,7 @@ pub fn write_markdown(rows: &[Row], machine: &Machine, path: &Path) -> Result<()
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = parts.with_context(|| format!("{} has no {BEGIN} … {END}", path.display()))?;
-    let runs = rows.iter().map(|row| row.runs).max().unwrap_or(0);
+    let runs = rows.iter().map(|row| row.pairs.len()).max().unwrap_or(0);
     let load_after = machine.load_after();
     let mut table = format!("{runs} runs on {machine}, after: {load_after}.\n\n");
     let _ = writeln!(table, "| {} |\n|---|---|--:|--:|--:|", HEAD.join(" | "));

@@ -8,12 +8,15 @@ use std::{collections::HashMap, future::Future};
 
 use anyhow::Result;
 use forebay_client::Client;
-use forebay_integration_tests::harness::{self, Job, JobBuilder, Setup, list, value};
+use forebay_integration_tests::{
+    bench::data::Data,
+    harness::{self, Job, JobBuilder, Setup, list, value},
+};
 use tokio::runtime::{Builder, Runtime};
 
 use self::sdk::Updater;
 use crate::{
-    data::{Data, Load},
+    load::Load,
     plan::{Op, Pace, Target, Work},
 };
 

@@ -6,7 +6,9 @@ use anyhow::Result;
 use forebay_client::{Client, Value, ValueState, Worker, WorkerState, codec::Bytes};
 
 use super::STATE;
-use crate::data::{Data, Load};
+use forebay_integration_tests::bench::data::Data;
+
+use crate::load::Load;
 
 const VALUES: Value<Bytes, Bytes> = Value::new(STATE);
 /// Records between two looks at the clock.

@@ -15,8 +15,10 @@ use forebay_proto::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::STATE;
+use forebay_integration_tests::bench::data::{Data, KEY_BYTES, Ledger, VALUE_BYTES};
+
 use crate::{
-    data::{APPENDS_MAX, Books, Data, KEY_BYTES, Ledger, Load, VALUE_BYTES},
+    load::{APPENDS_MAX, Books, Load},
     plan::{IN_FLIGHT, Op},
 };
 
@@ -48,7 +50,7 @@ impl Lanes {
     /// Puts every key with stamp 0.
     pub async fn fill(self, data: &Data) -> Result<()> {
         let mut keys = 0..data.len();
-        let mut next = || keys.next();
+        let mut next = || keys.next().map(|key| (key, Op::Put));
         self.pipeline(Op::Put, FILL_BATCH, data, &mut next, &mut |_| 0).await?;
         self.close().await;
         Ok(())
@@ -81,7 +83,12 @@ impl Lanes {
             let over = drawn.is_multiple_of(batch as u64)
                 && (started.elapsed() >= duration || (op == Op::Append && drawn >= APPENDS_MAX));
             drawn += 1;
-            (!over).then(&mut *draw)
+            let which = match op {
+                Op::Mixed if drawn.is_multiple_of(2) => Op::Get,
+                Op::Mixed => Op::Put,
+                op => op,
+            };
+            (!over).then(|| (draw(), which))
         };
         self.pipeline(op, batch, data, &mut next, &mut |index| ledger.write(index)).await
     }
@@ -92,25 +99,28 @@ impl Lanes {
         op: Op,
         batch: usize,
         data: &Data,
-        next: &mut impl FnMut() -> Option<u32>,
+        next: &mut impl FnMut() -> Option<(u32, Op)>,
         stamp: &mut impl FnMut(u32) -> u64,
     ) -> Result<u64> {
-        let mut filling: Vec<_> = self.lanes.iter().map(|_| Batch::new(batch)).collect();
+        // A batch reads or writes; of a mix each shard has one of both in the making.
+        let parts = if op == Op::Mixed { 2 } else { 1 };
+        let mut filling: Vec<_> = (0..self.lanes.len() * parts).map(|_| Batch::new(batch)).collect();
         let mut flying = FuturesUnordered::new();
         let mut sent = 0;
-        while let Some(index) = next() {
+        while let Some((index, op)) = next() {
             let key = data.key(index);
             let shard = self.table.shard(self.table.key_group(key, None)?)?;
             let kind = match op {
-                Op::Put => OpKind::ValuePut,
+                Op::Put | Op::Mixed => OpKind::ValuePut,
                 Op::Get => OpKind::ValueGet,
                 Op::Append => OpKind::ListAppend,
             };
             let operation = packed::Op::new(kind, self.state, key);
-            let full = &mut filling[shard];
+            let part = if op == Op::Get { parts - 1 } else { 0 };
+            let full = &mut filling[shard * parts + part];
             match op {
                 Op::Get => full.ops.push(&operation),
-                Op::Put | Op::Append => full.ops.push(&operation.with_value(&data.value(index, stamp(index)))),
+                _ => full.ops.push(&operation.with_value(&data.value(index, stamp(index)))),
             }
             full.keys.push(index);
             if full.keys.len() == batch {
@@ -122,9 +132,11 @@ impl Lanes {
                 flying.push(answered(self.send(shard, op, full.ops), op, data, full.keys));
             }
         }
-        for (shard, rest) in filling.into_iter().enumerate().filter(|(_, rest)| !rest.keys.is_empty()) {
+        for (place, rest) in filling.into_iter().enumerate().filter(|(_, rest)| !rest.keys.is_empty()) {
+            let op = if op == Op::Mixed && place % parts == 0 { Op::Put } else { op };
+            let op = if op == Op::Mixed { Op::Get } else { op };
             sent += rest.keys.len() as u64;
-            flying.push(answered(self.send(shard, op, rest.ops), op, data, rest.keys));
+            flying.push(answered(self.send(place / parts, op, rest.ops), op, data, rest.keys));
         }
         while let Some(done) = flying.next().await {
             done?;
@@ -152,7 +164,7 @@ impl Lanes {
             let last = items.last().map(|item| &item[..]);
             match op {
                 Op::Append => ledger.check_list(data, index, items.len() as u64, last)?,
-                Op::Put | Op::Get => ledger.check(data, index, last)?,
+                _ => ledger.check(data, index, last)?,
             }
         }
         Ok(())

@@ -7,13 +7,16 @@ use forebay_client::{
     Client,
     v1::{self, GetRequest, GetResponse, PutRequest, state_service_client::StateServiceClient},
 };
-use forebay_integration_tests::harness::{address, raw};
+use forebay_integration_tests::{
+    bench::data::{Data, Random},
+    harness::{address, raw},
+};
 use futures::future::try_join_all;
 use tonic::transport::Channel;
 
 use super::STATE;
 use crate::{
-    data::{Data, Load, Random},
+    load::Load,
     plan::{CALLERS, Op},
 };
 

@@ -11,14 +11,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use forebay_integration_tests::harness::Process;
+use forebay_integration_tests::{
+    bench::data::{Data, Ledger, Random},
+    harness::Process,
+};
 use futures::future::try_join_all;
 use tempfile::TempDir;
 use tokio::{process::Command, runtime::Runtime};
 
 use self::connection::{Connection, Reply};
 use crate::{
-    data::{APPENDS_MAX, Data, Ledger, Load, Random},
+    load::{APPENDS_MAX, Load},
     plan::{CALLERS, IN_FLIGHT, Op, Pace, UPDATES, Work},
 };
 
@@ -202,12 +205,17 @@ async fn pipeline(
             for _ in 0..batch {
                 let index = next();
                 let (key, write) = (data.key(index), || data.value(index, ledger.borrow_mut().write(index)));
+                let op = match op {
+                    Op::Mixed if waiting.len() % 2 == 1 => Op::Get,
+                    Op::Mixed => Op::Put,
+                    op => op,
+                };
                 match op {
-                    Op::Put => connection.command(&[b"SET", key, &write()]),
                     Op::Get => connection.command(&[b"GET", key]),
                     Op::Append => connection.command(&[b"RPUSH", key, &write()]),
+                    _ => connection.command(&[b"SET", key, &write()]),
                 }
-                waiting.push_back(index);
+                waiting.push_back((index, op));
             }
             sent += batch as u64;
         }
@@ -217,7 +225,7 @@ async fn pipeline(
         connection.send().await?;
         connection
             .replies(|reply| {
-                let index = waiting.pop_front().context("a reply to nothing")?;
+                let (index, op) = waiting.pop_front().context("a reply to nothing")?;
                 match (op, reply) {
                     (Op::Get, Reply::Value(value)) => data.check(index, Some(value)),
                     (Op::Get, _) => data.check(index, None),
@@ -246,14 +254,14 @@ async fn check(connection: &mut Connection, op: Op, data: &Data, ledger: &Ledger
     for &index in &sample {
         match op {
             Op::Append => connection.command(&[b"LINDEX", data.key(index), b"-1"]),
-            Op::Put | Op::Get => connection.command(&[b"GET", data.key(index)]),
+            _ => connection.command(&[b"GET", data.key(index)]),
         }
     }
     let compared = |place: usize, reply: Reply<'_>| {
         let found = if let Reply::Value(value) = reply { Some(value) } else { None };
         match op {
             Op::Append => ledger.check_list(data, sample[place], lens[place], found),
-            Op::Put | Op::Get => ledger.check(data, sample[place], found),
+            _ => ledger.check(data, sample[place], found),
         }
     };
     connection.exchange(sample.len(), compared).await

@@ -47,6 +47,7 @@ impl Machine {
         self.load_after = load();
     }
 
+    /// The load averages after everything has run.
     pub fn load_after(&self) -> &str {
         &self.load_after
     }

@@ -56,8 +56,15 @@ impl Rows {
     }
 
     fn add(&mut self, row: Row) {
-        eprintln!("{}: {:.3} {} (target {})", row.id, median(&row.values), row.unit, row.target);
+        if !row.target.is_empty() {
+            eprintln!("{}: {:.3} {} (target {})", row.id, median(&row.values), row.unit, row.target);
+        }
         self.rows.push(row);
+    }
+
+    /// True if there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// Number of rows.
@@ -114,9 +121,23 @@ impl Rows {
     }
 }
 
+/// `bench` in the target folder, wherever that is.
+pub fn default_folder() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("the own executable is not known: say --out")?;
+    let target = own.ancestors().nth(2).context("the executable is in no target folder: say --out")?;
+    Ok(target.join("bench"))
+}
+
 /// The median; 0 of nothing.
 pub fn median(values: &[f64]) -> f64 {
-    percentile(values, 50)
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        len if len.is_multiple_of(2) => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        _ => sorted[middle],
+    }
 }
 
 /// The value that so many of a hundred do not exceed.
@@ -127,10 +148,12 @@ pub fn percentile(values: &[f64], percent: usize) -> f64 {
     sorted.get(at).copied().unwrap_or_default()
 }
 
-fn least(values: &[f64]) -> f64 {
+/// The least value; infinity of nothing.
+pub fn least(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-fn greatest(values: &[f64]) -> f64 {
+/// The greatest value; minus infinity of nothing.
+pub fn greatest(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }

@@ -1,12 +1,10 @@
 //! The data: keys, values that tell which key and which write they are of, and what must be found later.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail, ensure};
 
-use crate::plan::Op;
-
+/// Bytes of a key.
 pub const KEY_BYTES: usize = 16;
+/// Bytes of a value.
 pub const VALUE_BYTES: usize = 100;
 /// Key and stamp; noise fills the rest, so that nothing compresses to nothing.
 const HEAD_BYTES: usize = KEY_BYTES + 8;
@@ -15,9 +13,6 @@ const NOISE_BYTES: usize = 1 << 16;
 const SAMPLES: u32 = 250;
 /// Every so many answers one is compared byte by byte; the others by their length.
 const COMPARED: u32 = 16;
-/// Appends of one measurement at most, so that lists fit into memory.
-pub const APPENDS_MAX: u64 = 400_000;
-
 /// All keys, and how their values are made.
 pub struct Data {
     keys: Vec<[u8; KEY_BYTES]>,
@@ -32,10 +27,12 @@ impl Data {
         Self { keys: (0..count).map(hex_key).collect(), noise }
     }
 
+    /// Number of keys.
     pub fn len(&self) -> u32 {
         self.keys.len() as u32
     }
 
+    /// The key of an index.
     pub fn key(&self, index: u32) -> &[u8] {
         &self.keys[index as usize]
     }
@@ -108,10 +105,12 @@ fn mix(number: u64) -> u64 {
 pub struct Random(u64);
 
 impl Random {
+    /// Starts the sequence of a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
+    /// The next number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
@@ -149,7 +148,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    fn new(keys: u32) -> Self {
+    /// Knows of no write yet.
+    pub fn new(keys: u32) -> Self {
         let step = (keys / SAMPLES).max(1);
         Self { step, stamp: 0, written: vec![Written::default(); keys.div_ceil(step) as usize] }
     }
@@ -190,33 +190,4 @@ impl Ledger {
         ensure!(len == count, "the list of key {index} has {len} elements, not {count}");
         self.check(data, index, last)
     }
-}
-
-/// What one target must hold.
-pub struct Books {
-    pub values: Ledger,
-    pub lists: Ledger,
-}
-
-impl Books {
-    pub fn new(keys: u32) -> Self {
-        Self { values: Ledger::new(keys), lists: Ledger::new(keys) }
-    }
-
-    /// The ledger that an operation is noted in.
-    pub fn of(&mut self, op: Op) -> &mut Ledger {
-        match op {
-            Op::Put | Op::Get => &mut self.values,
-            Op::Append => &mut self.lists,
-        }
-    }
-}
-
-/// What one measurement works with.
-pub struct Load<'a> {
-    pub data: &'a Data,
-    pub books: &'a mut Books,
-    pub random: &'a mut Random,
-    /// How long it is measured.
-    pub duration: Duration,
 }

@@ -1,0 +1,112 @@
+//! State within the process: RocksDB, read and written for every record, or behind the SDK's cache.
+
+use std::{collections::HashSet, time::Instant};
+
+use anyhow::Result;
+use bytes::Bytes;
+use forebay_client::cache::{At, BatchLimits, Cache};
+use forebay_integration_tests::bench::embedded::{Embedded, Rows};
+use forebay_proto::packed::Ops;
+
+use crate::{Side, work::Work};
+
+/// Records between two looks at the clock.
+const CLOCK: usize = 16;
+/// The SDK's: how long a write may stay unsent, and how large a batch becomes.
+const DELAY_MS: u64 = 1_000;
+const LIMITS: BatchLimits = BatchLimits { ops_max: 1024, bytes: 256 << 10 };
+const FILL_BATCH: u32 = 1024;
+
+/// A loop with its own RocksDB. Nothing goes to its log: a Flink task relies on its checkpoints alone.
+pub struct Local {
+    embedded: Embedded,
+    cache: Option<Cache>,
+    /// Stamp by key, which counts the writes.
+    counts: Vec<u64>,
+    started: Instant,
+}
+
+impl Local {
+    /// Opens a database that holds every key with stamp 0; `cache_bytes` are those of the cache before it.
+    pub fn open(work: &Work<'_>, cache_bytes: Option<usize>) -> Result<Self> {
+        let embedded = Embedded::open(false)?;
+        let rows = embedded.table()?;
+        for first in (0..work.count).step_by(FILL_BATCH as usize) {
+            let keys = first..work.count.min(first + FILL_BATCH);
+            let values: Vec<_> = keys.clone().map(|index| work.data.value(index, 0)).collect();
+            rows.write(keys.map(|index| work.data.key(index)).zip(values.iter().map(|value| &value[..])))?;
+        }
+        drop(rows);
+        let cache = cache_bytes.map(|bytes| Cache::new(bytes, HashSet::new()));
+        Ok(Self { embedded, cache, counts: vec![0; work.count as usize], started: Instant::now() })
+    }
+}
+
+impl Side for Local {
+    fn measure(&mut self, work: &Work<'_>) -> Result<f64> {
+        let rows = self.embedded.table()?;
+        let (begun, mut records) = (Instant::now(), 0);
+        for keys in work.draws.chunks(CLOCK).cycle() {
+            if begun.elapsed() >= work.duration {
+                break;
+            }
+            for &index in keys {
+                let (key, count) = (work.data.key(index), &mut self.counts[index as usize]);
+                let check = |value: Option<&[u8]>| work.data.check_update(index, value, *count);
+                match &mut self.cache {
+                    Some(cache) => {
+                        read_through(cache, &rows, key, check)?;
+                        *count += 1;
+                        let value = Bytes::copy_from_slice(&work.data.value(index, *count));
+                        cache.value_put(at(key), Some(value), self.started.elapsed().as_millis() as u64);
+                        if cache.wants_flush() {
+                            flush(cache, &rows, u64::MAX)?;
+                        }
+                    }
+                    None => {
+                        rows.get(key, check)?;
+                        *count += 1;
+                        rows.put(key, &work.data.value(index, *count))?;
+                    }
+                }
+            }
+            records += keys.len();
+            if let Some(cache) = &mut self.cache
+                && records % (CLOCK * 1024) == 0
+                && let Some(until_ms) = (self.started.elapsed().as_millis() as u64).checked_sub(DELAY_MS)
+            {
+                flush(cache, &rows, until_ms)?;
+            }
+        }
+        if let Some(cache) = &mut self.cache {
+            flush(cache, &rows, u64::MAX)?;
+        }
+        Ok(records as f64 / begun.elapsed().as_secs_f64())
+    }
+}
+
+fn at(key: &[u8]) -> At<'_> {
+    At { state: 1, key, namespace: &[], shard: 0, key_group: None }
+}
+
+fn read_through(
+    cache: &mut Cache,
+    rows: &Rows<'_>,
+    key: &[u8],
+    check: impl FnOnce(Option<&[u8]>) -> Result<()>,
+) -> Result<()> {
+    if let Some(known) = cache.value(at(key)) {
+        return check(known.map(|value| &value[..]));
+    }
+    let reading = cache.read_value(at(key));
+    let value = rows.get(key, |value| Ok(value.map(Bytes::copy_from_slice)))?;
+    cache.fill_value(reading, value.clone());
+    check(value.as_deref())
+}
+
+fn flush(cache: &mut Cache, rows: &Rows<'_>, until_ms: u64) -> Result<()> {
+    for (_, batch) in cache.take_unsent(until_ms, LIMITS).batches {
+        rows.write(Ops::decode(&batch)?.iter().map(|op| (op.key, op.value)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! What is done: which keys come, how many, and how large the caches are.
+
+use std::time::Duration;
+
+use forebay_integration_tests::bench::data::{Data, KEY_BYTES, Random, VALUE_BYTES};
+
+/// Draws that are prepared, so that drawing costs the measurement nothing.
+const DRAWS: usize = 1 << 21;
+/// What an entry of the SDK's cache takes beside key and value (`cache.rs`): bookkeeping, and the address's head.
+const ENTRY_BYTES: usize = 192 + 8;
+/// The exponent of YCSB's zipfian workloads.
+const ZIPF: f64 = 0.99;
+
+/// Which keys come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// A tenth of all keys, round and round in a random order; all fit into the cache.
+    Hot,
+    /// All keys, some much more often than others; the cache holds a tenth.
+    Zipf,
+    /// All keys alike; the cache holds a tenth.
+    Cold,
+}
+
+type Comparison = (&'static str, &'static str, &'static str, &'static str);
+
+impl Keys {
+    pub const ALL: [Self; 3] = [Self::Hot, Self::Zipf, Self::Cold];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Zipf => "zipf",
+            Self::Cold => "cold",
+        }
+    }
+
+    /// Rows: id, our side, the peer's, and the target.
+    pub fn comparisons(self) -> &'static [Comparison] {
+        match self {
+            Self::Hot => &[
+                ("sdk_hot_vs_embedded", "remote", "embedded", "≥ 10"),
+                ("sdk_hot_vs_embedded_cached", "remote", "twin", "≥ 0.8"),
+                ("sdk_hot_rtt500us", "far", "embedded", "≥ 10"),
+                ("sdk_hot_vs_uncached", "remote", "uncached", "≥ 50"),
+            ],
+            Self::Zipf => &[
+                ("sdk_zipf_vs_embedded", "remote", "embedded", "≥ 2"),
+                ("sdk_zipf_rtt500us", "far", "embedded", "≥ 1.5"),
+            ],
+            Self::Cold => &[
+                ("sdk_cold_vs_embedded", "remote", "embedded", "≥ 1"),
+                ("sdk_cold_rtt500us", "far", "embedded", "≥ 0.7"),
+            ],
+        }
+    }
+}
+
+/// A scene's work.
+pub struct Work<'a> {
+    pub data: &'a Data,
+    pub keys: Keys,
+    /// Number of keys that may come.
+    pub count: u32,
+    /// Keys in the order in which they come.
+    pub draws: Vec<u32>,
+    /// How long one side is measured.
+    pub duration: Duration,
+}
+
+impl<'a> Work<'a> {
+    pub fn new(keys: Keys, data: &'a Data, random: &mut Random, duration: Duration) -> Self {
+        let (count, draws) = match keys {
+            Keys::Hot => {
+                let count = data.len() / 10;
+                (count, random.order(count))
+            }
+            Keys::Zipf => (data.len(), zipf(data.len(), random)),
+            Keys::Cold => (data.len(), (0..DRAWS).map(|_| random.below(data.len())).collect()),
+        };
+        Self { data, keys, count, draws, duration }
+    }
+
+    /// Bytes of the SDK's cache: all keys of the hot scene fit, and one in ten of the others.
+    pub fn cache_bytes(&self) -> usize {
+        let share = if self.keys == Keys::Hot { 2.0 } else { 0.1 };
+        (f64::from(self.count) * (ENTRY_BYTES + KEY_BYTES + VALUE_BYTES) as f64 * share) as usize
+    }
+}
+
+/// Draws by Zipf's law, by bisection of the sums of its weights. Ranks are numbers of keys, which are in no order.
+fn zipf(count: u32, random: &mut Random) -> Vec<u32> {
+    let mut sum = 0.0;
+    let mut sums = Vec::with_capacity(count as usize);
+    for rank in 1..=count {
+        sum += f64::from(rank).powf(-ZIPF);
+        sums.push(sum);
+    }
+    let mut draw = || {
+        let at = (random.next() >> 11) as f64 / (1_u64 << 53) as f64 * sum;
+        (sums.partition_point(|below| *below <= at) as u32).min(count - 1)
+    };
+    (0..DRAWS).map(|_| draw()).collect()
+}
