@@ -3,7 +3,6 @@
 use std::{collections::HashSet, time::Instant};
 
 use anyhow::Result;
-use bytes::Bytes;
 use forebay_client::cache::{At, BatchLimits, Cache};
 use forebay_integration_tests::bench::embedded::{Embedded, Rows};
 use forebay_proto::packed::Ops;
@@ -14,7 +13,7 @@ use crate::{Side, work::Work};
 const CLOCK: usize = 16;
 /// The SDK's: how long a write may stay unsent, and how large a batch becomes.
 const DELAY_MS: u64 = 1_000;
-const LIMITS: BatchLimits = BatchLimits { ops_max: 1024, bytes: 256 << 10 };
+const LIMITS: BatchLimits = BatchLimits { ops_max: 1024, bytes: 256 << 10, batches_max: usize::MAX };
 const FILL_BATCH: u32 = 1024;
 
 /// A loop with its own RocksDB. Nothing goes to its log: a Flink task relies on its checkpoints alone.
@@ -57,8 +56,8 @@ impl Side for Local {
                     Some(cache) => {
                         read_through(cache, &rows, key, check)?;
                         *count += 1;
-                        let value = Bytes::copy_from_slice(&work.data.value(index, *count));
-                        cache.value_put(at(key), Some(value), self.started.elapsed().as_millis() as u64);
+                        let value = work.data.value(index, *count);
+                        cache.value_put(at(key), Some(&value), self.started.elapsed().as_millis() as u64);
                         if cache.wants_flush() {
                             flush(cache, &rows, u64::MAX)?;
                         }
@@ -96,12 +95,13 @@ fn read_through(
     check: impl FnOnce(Option<&[u8]>) -> Result<()>,
 ) -> Result<()> {
     if let Some(known) = cache.value(at(key)) {
-        return check(known.map(|value| &value[..]));
+        return check(known);
     }
     let reading = cache.read_value(at(key));
-    let value = rows.get(key, |value| Ok(value.map(Bytes::copy_from_slice)))?;
-    cache.fill_value(reading, value.clone());
-    check(value.as_deref())
+    rows.get(key, |value| {
+        cache.fill_value(reading, value);
+        check(value)
+    })
 }
 
 fn flush(cache: &mut Cache, rows: &Rows<'_>, until_ms: u64) -> Result<()> {

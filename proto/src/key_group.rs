@@ -85,6 +85,7 @@ pub struct KeyGroup(u16);
 
 impl KeyGroup {
     /// Returns the key group that a key belongs to (`partitioner: murmur3`).
+    #[inline]
     pub fn of(key: &[u8], max: MaxParallelism) -> Self {
         Self((murmur3_x86_32(key, 0) % max.get()) as u16)
     }
@@ -204,6 +205,7 @@ pub fn assign(max: MaxParallelism, n: u32) -> Vec<KeyGroupRange> {
 }
 
 /// Austin Appleby's MurmurHash3_x86_32.
+#[inline]
 pub fn murmur3_x86_32(data: &[u8], seed: u32) -> u32 {
     let scramble = |k: u32| k.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
     let (blocks, tail) = data.as_chunks::<4>();

@@ -19,6 +19,7 @@ impl Attention {
     }
 
     /// Returns true if attention was asked for since the last [`Attention::clear`].
+    #[inline]
     pub(crate) fn is_called(&self) -> bool {
         self.called.load(Ordering::Acquire)
     }

@@ -25,13 +25,17 @@ mod tests;
 mod value;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
 };
 
 use forebay_proto::{
     packed::Op,
     v1::{OpKind, PackedOps},
+};
+use hashbrown::{
+    DefaultHashBuilder, HashMap,
+    hash_map::{EntryRef, OccupiedEntry},
 };
 
 pub use address::At;
@@ -57,6 +61,8 @@ pub struct BatchLimits {
     pub ops_max: usize,
     /// Bytes after which no operation is added.
     pub bytes: usize,
+    /// Full batches after which the rest is left for the next time.
+    pub batches_max: usize,
 }
 
 /// What is to be sent, in this order per shard.
@@ -66,11 +72,13 @@ pub struct Unsent {
     pub batches: Vec<(usize, PackedOps)>,
     /// True if something must wait for an outstanding read.
     pub blocked: bool,
+    /// True if something was left for the next time.
+    pub more: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
-    shard: usize,
+    shard: u32,
     key_group: Option<u16>,
     body: Body,
     /// Reads that are outstanding.
@@ -94,10 +102,45 @@ struct Place {
     since_ms: u64,
 }
 
+impl Entry {
+    fn new(at: At<'_>, body: Body) -> Self {
+        Self {
+            shard: at.shard as u32,
+            key_group: at.key_group,
+            body,
+            reads: 0,
+            touch_ms: None,
+            unsent: None,
+            used: true,
+            on_clock: false,
+        }
+    }
+}
+
+type Entries = HashMap<Arc<[u8]>, Entry>;
+type Found<'a> = OccupiedEntry<'a, Arc<[u8]>, Entry, DefaultHashBuilder>;
+
+/// Finds an entry, or makes it and counts its bytes; the address is hashed once.
+#[inline]
+fn found_or_made<'a>(
+    entries: &'a mut Entries,
+    address: &[u8],
+    bytes: &mut usize,
+    make: impl FnOnce() -> Entry,
+) -> Found<'a> {
+    match entries.entry_ref(address) {
+        EntryRef::Occupied(found) => found,
+        EntryRef::Vacant(free) => {
+            *bytes += ENTRY_BYTES + address.len();
+            free.insert_entry_with_key(address.into(), make())
+        }
+    }
+}
+
 /// A write-back cache, bounded in bytes.
 #[derive(Debug)]
 pub struct Cache {
-    entries: HashMap<Arc<[u8]>, Entry>,
+    entries: Entries,
     /// Entries that may be evicted once the hand comes by; the front is next.
     clock: VecDeque<Arc<[u8]>>,
     /// Entries with something unsent, in the order in which they became so.
@@ -138,11 +181,13 @@ impl Cache {
     }
 
     /// Returns true if so much is unsent that it should be flushed now.
+    #[inline]
     pub fn wants_flush(&self) -> bool {
         self.unsent_bytes > self.bytes_max / 4
     }
 
     /// Returns true if nothing of the state is kept beyond its sending.
+    #[inline]
     pub fn is_uncached(&self, state: u32) -> bool {
         self.uncached.contains(&state)
     }
@@ -194,8 +239,13 @@ impl Cache {
     pub fn take_unsent(&mut self, until_ms: u64, limits: BatchLimits) -> Unsent {
         let mut batches = Batches::new(limits);
         let mut kept = VecDeque::new();
-        let mut blocked = false;
+        let (mut blocked, mut more) = (false, false);
         while let Some((number, address)) = self.unsent.pop_front() {
+            if batches.full() >= limits.batches_max {
+                self.unsent.push_front((number, address));
+                more = true;
+                break;
+            }
             let place = self.entries.get(&address).and_then(|entry| entry.unsent);
             let Some(place) = place.filter(|place| place.number == number) else { continue };
             if place.since_ms > until_ms {
@@ -210,7 +260,7 @@ impl Cache {
         kept.append(&mut self.unsent);
         self.unsent = kept;
         self.evict();
-        Unsent { batches: batches.finish(), blocked }
+        Unsent { batches: batches.finish(), blocked, more }
     }
 
     /// Takes what is unsent of some entries, ahead of all others.
@@ -223,7 +273,7 @@ impl Cache {
             let address = found.filter(|(_, entry)| entry.unsent.is_some()).map(|(address, _)| address.clone());
             blocked |= address.is_some_and(|address| !self.take(&address, &mut batches));
         }
-        Unsent { batches: batches.finish(), blocked }
+        Unsent { batches: batches.finish(), blocked, more: false }
     }
 
     /// Takes what is unsent of an entry; false if that must wait for a read of it.
@@ -234,7 +284,7 @@ impl Cache {
         }
         let (state, key, namespace) = split(address);
         let at = Op { key_group: entry.key_group, ..Op::new(OpKind::Unspecified, state, key) };
-        let (shard, before) = (entry.shard, (entry.body.bytes(), entry.body.unsent_bytes()));
+        let (shard, before) = (entry.shard as usize, (entry.body.bytes(), entry.body.unsent_bytes()));
         entry.body.take_unsent(at.with_namespace(namespace), &mut |op| batches.push(shard, op));
         if let Some(touch_ms) = entry.touch_ms.take() {
             let touch = Op { kind: OpKind::Touch, ..at };
@@ -248,6 +298,7 @@ impl Cache {
         true
     }
 
+    #[inline]
     fn find(&mut self, at: At<'_>) -> Option<&Body> {
         join(&mut self.address, at);
         let entry = self.entries.get_mut(self.address.as_slice())?;
@@ -255,43 +306,21 @@ impl Cache {
         Some(&entry.body)
     }
 
-    fn entry(&mut self, at: At<'_>, empty: impl FnOnce() -> Body) -> (Arc<[u8]>, &mut Entry) {
-        join(&mut self.address, at);
-        let address = match self.entries.get_key_value(self.address.as_slice()) {
-            Some((address, _)) => address.clone(),
-            None => {
-                let address: Arc<[u8]> = self.address.as_slice().into();
-                self.bytes += ENTRY_BYTES + address.len();
-                address
-            }
-        };
-        let entry = self.entries.entry(address.clone()).or_insert_with(|| Entry {
-            shard: at.shard,
-            key_group: at.key_group,
-            body: empty(),
-            reads: 0,
-            touch_ms: None,
-            unsent: None,
-            used: true,
-            on_clock: false,
-        });
-        (address, entry)
-    }
-
     fn write(&mut self, at: At<'_>, now_ms: u64, empty: impl FnOnce() -> Body, change: impl FnOnce(&mut Body)) {
-        let number = self.next_place;
-        let (address, entry) = self.entry(at, empty);
+        join(&mut self.address, at);
+        let mut found = found_or_made(&mut self.entries, &self.address, &mut self.bytes, || Entry::new(at, empty()));
+        let entry = found.get_mut();
         entry.used = true;
         let before = (entry.body.bytes(), entry.body.unsent_bytes());
         change(&mut entry.body);
         let after = (entry.body.bytes(), entry.body.unsent_bytes());
-        let place = Place { number, since_ms: now_ms };
-        let first = entry.unsent.replace(entry.unsent.unwrap_or(place)).is_none();
         self.bytes = self.bytes + after.0 - before.0;
         self.unsent_bytes = self.unsent_bytes + after.1 - before.1;
-        if first {
+        if entry.unsent.is_none() {
+            let number = self.next_place;
+            entry.unsent = Some(Place { number, since_ms: now_ms });
             self.next_place += 1;
-            self.unsent.push_back((place.number, address));
+            self.unsent.push_back((number, found.key().clone()));
         }
     }
 
@@ -307,9 +336,10 @@ impl Cache {
     }
 
     fn read(&mut self, at: At<'_>, empty: impl FnOnce() -> Body) -> Reading {
-        let (address, entry) = self.entry(at, empty);
-        entry.reads += 1;
-        Reading(address)
+        join(&mut self.address, at);
+        let mut found = found_or_made(&mut self.entries, &self.address, &mut self.bytes, || Entry::new(at, empty()));
+        found.get_mut().reads += 1;
+        Reading(found.key().clone())
     }
 
     fn fill(&mut self, reading: Reading, fill: impl FnOnce(&mut Body)) {

@@ -25,6 +25,7 @@ impl Default for Lease {
 
 impl Lease {
     /// Returns true while the lease lasts.
+    #[inline]
     pub(crate) fn is_valid(&self, now: Instant) -> bool {
         let now_ms = now.saturating_duration_since(self.origin).as_millis();
         now_ms < u128::from(self.until_ms.load(Ordering::Relaxed))

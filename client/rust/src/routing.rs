@@ -65,11 +65,13 @@ impl Table {
     }
 
     /// Returns the key group of a key; jobs of the explicit partitioner name it.
+    #[inline]
     pub fn key_group(&self, key: &[u8], explicit: Option<u32>) -> Result<KeyGroup> {
         key_group_of(self.max, self.partitioner, key, explicit)
     }
 
     /// Returns the number of the shard that holds a key group.
+    #[inline]
     pub fn shard(&self, group: KeyGroup) -> Result<usize> {
         match self.shard_of.get(usize::from(group.get())) {
             Some(&shard) if shard != NONE => Ok(shard.into()),
@@ -86,6 +88,7 @@ pub(crate) fn key_group(max: u32, partitioner: Partitioner, key: &[u8], explicit
     key_group_of(check_max(max)?, partitioner, key, explicit)
 }
 
+#[inline]
 fn key_group_of(max: MaxParallelism, partitioner: Partitioner, key: &[u8], explicit: Option<u32>) -> Result<KeyGroup> {
     match (partitioner, explicit) {
         (Partitioner::Explicit, None) => {

@@ -24,7 +24,7 @@ use forebay_proto::{
     v1::{self, ErrorReason},
 };
 use futures::future::{join_all, select_all};
-use tokio::{sync::Notify, time::sleep};
+use tokio::{sync::Notify, task::yield_now, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
@@ -43,7 +43,9 @@ use watermarks::Watermarks;
 
 /// Bytes that may be flushed and not yet acknowledged before operations wait.
 const BACKLOG_BYTES_MAX: usize = 32 << 20;
-const BATCH_LIMITS: BatchLimits = BatchLimits { ops_max: 1024, bytes: 256 << 10 };
+const BATCH_LIMITS: BatchLimits = BatchLimits { ops_max: 1024, bytes: 256 << 10, batches_max: usize::MAX };
+/// What is old is sent so many batches at a time, for nobody may use the cache meanwhile.
+const PORTION: BatchLimits = BatchLimits { batches_max: 1, ..BATCH_LIMITS };
 /// Keys, namespaces and map keys have at most so many bytes.
 pub(crate) const KEY_BYTES_MAX: usize = 65_535;
 
@@ -160,6 +162,7 @@ impl Session {
     }
 
     /// Finds the shard of a key.
+    #[inline]
     pub(crate) fn locate<'a>(
         &self,
         state: u32,
@@ -178,6 +181,7 @@ impl Session {
     }
 
     /// Refuses a value that the server would refuse, while the caller can still do something about it.
+    #[inline]
     pub(crate) fn check_value(&self, value: &[u8]) -> Result<()> {
         if value.len() <= self.value_bytes_max {
             return Ok(());
@@ -191,14 +195,18 @@ impl Session {
     }
 
     /// Waits until the lease is valid; fails once the session has ended.
-    pub(crate) async fn ready(&self) -> Result<()> {
+    /// Returns the time of its look.
+    #[inline]
+    pub(crate) async fn ready(&self) -> Result<Instant> {
         if let Some(error) = self.end.get() {
             return Err(error.clone());
         }
-        if self.lease.is_valid(Instant::now()) {
-            return Ok(());
+        let now = Instant::now();
+        if self.lease.is_valid(now) {
+            return Ok(now);
         }
-        self.unless_ended(self.lease.valid()).await
+        self.unless_ended(self.lease.valid()).await?;
+        Ok(Instant::now())
     }
 
     async fn unless_ended<T>(&self, future: impl Future<Output = T>) -> Result<T> {
@@ -213,6 +221,7 @@ impl Session {
         look(&mut self.lock())
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().expect("no panic while locked")
     }
@@ -224,17 +233,26 @@ impl Session {
 
     /// Writes into the cache, and flushes if so much is unsent.
     pub(crate) async fn write(&self, state: u32, write: impl FnOnce(&mut Cache, u64)) -> Result<()> {
-        self.ready().await?;
-        let flushed = {
-            let mut cache = self.lock();
-            write(&mut cache, self.now_ms());
-            let flush = cache.wants_flush() || cache.is_uncached(state);
-            if flush {
-                self.send_unsent(&mut cache, u64::MAX);
-            }
-            flush
-        };
-        if flushed {
+        let now = self.ready().await?;
+        self.written(self.write_now(state, now, write)).await
+    }
+
+    /// Writes into the cache at a time when the session was ready, and hands everything unsent to the lanes if it is
+    /// too much. To be followed by [`Session::written`].
+    pub(crate) fn write_now(&self, state: u32, now: Instant, write: impl FnOnce(&mut Cache, u64)) -> Written {
+        let mut cache = self.lock();
+        write(&mut cache, now.saturating_duration_since(self.started).as_millis() as u64);
+        let flush = cache.wants_flush() || cache.is_uncached(state);
+        if flush {
+            self.send_unsent(&mut cache, u64::MAX);
+        }
+        Written { flushed: flush }
+    }
+
+    /// Waits behind a write while too much is on its way.
+    #[inline]
+    pub(crate) async fn written(&self, written: Written) -> Result<()> {
+        if written.flushed {
             self.unless_ended(self.backlog.below(BACKLOG_BYTES_MAX)).await?;
         }
         Ok(())
@@ -280,7 +298,18 @@ impl Session {
     /// Hands to the lanes what has been unsent since `until_ms`; true if something must wait for a read.
     fn send_unsent(&self, cache: &mut Cache, until_ms: u64) -> bool {
         let unsent = cache.take_unsent(until_ms, BATCH_LIMITS);
-        let mut batches = unsent.batches;
+        self.send(unsent.batches);
+        unsent.blocked
+    }
+
+    /// Hands a portion of it to the lanes; true if there is more.
+    fn send_portion(&self, cache: &mut Cache, until_ms: u64) -> bool {
+        let unsent = cache.take_unsent(until_ms, PORTION);
+        self.send(unsent.batches);
+        unsent.more
+    }
+
+    fn send(&self, mut batches: Vec<(usize, v1::PackedOps)>) {
         batches.sort_by_key(|(shard, _)| *shard);
         let mut batches = batches.into_iter().peekable();
         while let Some((shard, ops)) = batches.next() {
@@ -289,7 +318,6 @@ impl Session {
             let watermark_ms = if last { self.take_watermark(shard) } else { None };
             self.lanes[shard].write_behind(Some(ops), watermark_ms, &self.backlog);
         }
-        unsent.blocked
     }
 
     /// Hands everything unsent to the lanes.
@@ -346,6 +374,13 @@ impl Session {
     }
 }
 
+/// What a write into the cache has led to.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Written {
+    flushed: bool,
+}
+
 /// A read whose caller may go away before it is answered.
 struct Outstanding<'a> {
     session: &'a Session,
@@ -371,7 +406,9 @@ async fn flush_by_age(session: Weak<Session>, delay_max: Duration) {
             return;
         }
         if let Some(until_ms) = session.now_ms().checked_sub(delay_ms) {
-            session.send_unsent(&mut session.lock(), until_ms);
+            while session.send_portion(&mut session.lock(), until_ms) {
+                yield_now().await;
+            }
         }
         session.send_watermarks();
     }
@@ -404,6 +441,7 @@ fn malformed(what: &dyn std::fmt::Display) -> Error {
 }
 
 /// Refuses a key, namespace or map key that is too long.
+#[inline]
 pub(crate) fn check_length(what: &str, bytes: &[u8]) -> Result<()> {
     if bytes.len() <= KEY_BYTES_MAX {
         return Ok(());

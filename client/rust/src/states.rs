@@ -116,6 +116,19 @@ impl Scope {
         Ok(bytes.into())
     }
 
+    /// Encodes a value into memory that is used again, checks its length and calls `then` with it.
+    pub(crate) fn with_value<C: Stored, T>(
+        &self,
+        value: &(impl WriteAs<C> + ?Sized),
+        then: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
+        with_scratch(|bytes| {
+            value.write_as(bytes).map_err(|source| self.codec(source))?;
+            self.session.check_value(bytes)?;
+            Ok(then(bytes))
+        })
+    }
+
     /// Encodes an operand of an aggregating state and checks its length.
     pub(crate) fn encode_operand<A>(&self, operand: &(impl AddTo<A> + ?Sized)) -> Result<Bytes> {
         let mut bytes = Vec::new();
@@ -225,13 +238,18 @@ pub(crate) type Codecs<C> = PhantomData<fn() -> C>;
 /// The codec of namespaces where a state does not say one.
 pub type DefaultNamespace = codec::Utf8;
 
+/// Memory of more bytes is given back.
+const SCRATCH_BYTES_MAX: usize = 64 << 10;
+
 fn with_scratch<T>(use_it: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    thread_local!(static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    thread_local!(static SCRATCH: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) });
     // Taken out and put back, as what runs meanwhile may encode another key.
-    let mut bytes = SCRATCH.take();
+    let mut bytes = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     bytes.clear();
     let result = use_it(&mut bytes);
-    SCRATCH.replace(bytes);
+    if bytes.capacity() <= SCRATCH_BYTES_MAX {
+        SCRATCH.with_borrow_mut(|spare| spare.push(bytes));
+    }
     result
 }
 

@@ -64,7 +64,7 @@ impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
     pub async fn value(&self, key: &(impl WriteAs<K> + ?Sized)) -> Result<Option<V::Value>> {
         let scope = &self.scope;
         scope.session.ready().await?;
-        let decode = |value: Option<&Bytes>| value.map(|value| scope.decode::<V>(value)).transpose();
+        let decode = |value: Option<&[u8]>| value.map(|value| scope.decode::<V>(value)).transpose();
         let look = |at: At<'_>| scope.session.cached(|cache| self.known(cache, at, decode));
         if let Some(known) = scope.at(key, look)? {
             return known;
@@ -79,11 +79,10 @@ impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
     }
 
     /// Reads from the shard and takes what is then known.
-    async fn read<T>(&self, at: At<'_>, take: impl Fn(Option<&Bytes>) -> Result<T>) -> Result<T> {
+    async fn read<T>(&self, at: At<'_>, take: impl Fn(Option<&[u8]>) -> Result<T>) -> Result<T> {
         let op = at.op(OpKind::ValueGet);
         let fill = |cache: &mut Cache, reading, answer: AnswerRef<'_>| {
-            let value = answer.value().map(|value| Bytes::copy_from_slice(&value));
-            cache.fill_value_until(reading, value, answer.expires_at_ms);
+            cache.fill_value_until(reading, answer.value().as_deref(), answer.expires_at_ms);
             let known = self.known(cache, at, &take);
             cache.forget_uncached(at);
             known
@@ -92,7 +91,7 @@ impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
     }
 
     /// What the cache knows, unless it has expired.
-    fn known<T>(&self, cache: &mut Cache, at: At<'_>, take: impl FnOnce(Option<&Bytes>) -> T) -> Option<T> {
+    fn known<T>(&self, cache: &mut Cache, at: At<'_>, take: impl FnOnce(Option<&[u8]>) -> T) -> Option<T> {
         let (value, deadline_ms) = cache.value_until(at)?;
         let Some(deadline_ms) = deadline_ms else { return Some(take(value)) };
         match self.scope.look(deadline_ms, at.shard) {
@@ -118,16 +117,23 @@ impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
         let unknown = |at: &At<'_>| scope.session.cached(|cache| cache.value(*at).is_none());
         let wanted: Vec<_> = located.into_iter().filter(unknown).map(|at| (at, at.op(OpKind::ValueGet))).collect();
         let fill = |cache: &mut Cache, reading, _, answer: AnswerRef<'_>| {
-            let value = answer.value().map(|value| Bytes::copy_from_slice(&value));
-            cache.fill_value_until(reading, value, answer.expires_at_ms);
+            cache.fill_value_until(reading, answer.value().as_deref(), answer.expires_at_ms);
         };
         scope.prefetch(&wanted, |cache, at| cache.read_value(at), fill).await
     }
 
     /// Writes the value.
     pub async fn update(&self, key: &(impl WriteAs<K> + ?Sized), value: &(impl WriteAs<V> + ?Sized)) -> Result<()> {
-        let value = self.scope.encode_value(value)?;
-        self.set(key, Some(value)).await
+        let scope = &self.scope;
+        let now = scope.session.ready().await?;
+        if scope.expiry.is_some() {
+            return self.set_until(key, Some(&scope.encode_value(value)?)).await;
+        }
+        let written = scope.with_value(value, |value| {
+            let put = |cache: &mut Cache, at: At<'_>, now_ms| cache.value_put(at, Some(value), now_ms);
+            scope.at(key, |at| scope.session.write_now(at.state, now, |cache, now_ms| put(cache, at, now_ms)))
+        })??;
+        scope.session.written(written).await
     }
 
     /// Writes the value, as [`ValueState::update`] does.
@@ -137,10 +143,11 @@ impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
 
     /// Removes the value.
     pub async fn clear(&self, key: &(impl WriteAs<K> + ?Sized)) -> Result<()> {
-        self.set(key, None).await
+        self.set_until(key, None).await
     }
 
-    async fn set(&self, key: &(impl WriteAs<K> + ?Sized), value: Option<Bytes>) -> Result<()> {
+    /// Writes the value with the deadline that the state's TTL gives it, or removes it.
+    async fn set_until(&self, key: &(impl WriteAs<K> + ?Sized), value: Option<&[u8]>) -> Result<()> {
         let key = self.scope.encode(key)?;
         let at = self.scope.locate(&key)?;
         let deadline_ms = self.scope.deadline_ms(at.shard).await?;
@@ -178,9 +185,9 @@ impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
         loop {
             let mut verdict = None;
             let compare = |cache: &mut Cache, now_ms| {
-                verdict = self.known(cache, at, |known| known == expected.as_ref());
+                verdict = self.known(cache, at, |known| known == expected.as_deref());
                 if verdict == Some(true) {
-                    cache.value_put_until(at, value.clone(), deadline_ms, now_ms);
+                    cache.value_put_until(at, value.as_deref(), deadline_ms, now_ms);
                 }
             };
             scope.session.write(at.state, compare).await?;

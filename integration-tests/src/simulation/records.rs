@@ -100,7 +100,7 @@ impl Session {
         if let Some(cache) = &mut self.cache {
             if record.chained() {
                 let known = cache.value(value).flatten().and_then(|bytes| U64::decode(bytes).ok());
-                cache.value_put(value, Some(write(known.unwrap_or(0)).into()), now_ms);
+                cache.value_put(value, Some(&write(known.unwrap_or(0))), now_ms);
             }
             cache.list_append(list, [record.element().to_vec().into()], now_ms);
             cache.reducing_add(sum, MergeFunction::SumI64, &amount, now_ms);
@@ -146,7 +146,7 @@ impl Session {
         let Some(value) = answer.and_then(|answers| Some(answers.get(0)?.value())) else { return };
         let chain = value.as_ref().and_then(|bytes| U64::decode(bytes).ok());
         if let (Some(cache), Some(reading)) = (&mut self.cache, reading) {
-            cache.fill_value(reading, value);
+            cache.fill_value(reading, value.as_deref());
         }
         self.process(env, &record, chain);
     }

@@ -186,7 +186,7 @@ impl Session {
 
     /// Hands to the lanes what has been unsent since then; true if something must wait for a read.
     pub(super) fn send_unsent(&mut self, env: &mut Env, until_ms: u64) -> bool {
-        let limits = BatchLimits { ops_max: env.settings.batch_ops, bytes: 256 << 10 };
+        let limits = BatchLimits { ops_max: env.settings.batch_ops, bytes: 256 << 10, batches_max: usize::MAX };
         let Some(unsent) = self.cache.as_mut().map(|cache| cache.take_unsent(until_ms, limits)) else { return false };
         for (shard, ops) in unsent.batches {
             self.write_behind(shard, ops);

@@ -26,6 +26,7 @@ impl<'a> At<'a> {
 }
 
 /// Writes `state · length of the key · key · namespace`.
+#[inline]
 pub(super) fn join(address: &mut Vec<u8>, at: At<'_>) {
     address.clear();
     address.extend_from_slice(&at.state.to_be_bytes());

@@ -44,7 +44,7 @@ impl Cache {
     pub fn aggregating_clear(&mut self, at: At<'_>, now_ms: u64) {
         self.write(at, now_ms, empty, |body| {
             if let Body::Aggregating(it) = body {
-                *it = Aggregating { result: Some(None), cleared: true, ..Aggregating::default() };
+                **it = Aggregating { result: Some(None), cleared: true, ..Aggregating::default() };
             }
         });
     }
@@ -65,7 +65,7 @@ impl Cache {
 }
 
 fn empty() -> Body {
-    Body::Aggregating(Aggregating::default())
+    Body::Aggregating(Box::default())
 }
 
 impl Aggregating {

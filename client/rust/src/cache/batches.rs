@@ -29,6 +29,11 @@ impl Batches {
         }
     }
 
+    /// Number of batches that nothing is added to any more.
+    pub(super) fn full(&self) -> usize {
+        self.full.len()
+    }
+
     /// Returns the batches; those of a shard are in order.
     pub(super) fn finish(mut self) -> Vec<(usize, PackedOps)> {
         let open = self.open.into_iter().filter(|(_, builder)| !builder.is_empty());

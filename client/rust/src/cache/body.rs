@@ -10,10 +10,11 @@ pub(super) const ITEM_BYTES: usize = 48;
 #[derive(Debug)]
 pub(super) enum Body {
     Value(Value),
-    List(List),
-    Map(Map),
-    Reducing(Reducing),
-    Aggregating(Aggregating),
+    // Boxed, so that an entry is no larger than that of a value, of which there are the most.
+    List(Box<List>),
+    Map(Box<Map>),
+    Reducing(Box<Reducing>),
+    Aggregating(Box<Aggregating>),
     Log(Log),
     Set(Set),
 }

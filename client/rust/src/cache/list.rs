@@ -68,7 +68,7 @@ impl Cache {
     ) {
         self.write(at, now_ms, empty, |body| {
             if let Body::List(list) = body {
-                *list = List { sent: Some(Vec::new()), replaced: true, deadline_ms, ..List::default() };
+                **list = List { sent: Some(Vec::new()), replaced: true, deadline_ms, ..List::default() };
                 list.append(elements);
             }
         });
@@ -90,7 +90,7 @@ impl Cache {
 }
 
 fn empty() -> Body {
-    Body::List(List::default())
+    Body::List(Box::default())
 }
 
 impl List {

@@ -114,7 +114,7 @@ impl Cache {
     pub fn map_clear(&mut self, at: At<'_>, now_ms: u64) {
         self.write(at, now_ms, empty, |body| {
             if let Body::Map(map) = body {
-                *map = Map { complete: true, cleared: true, unsent_bytes: ITEM_BYTES, ..Map::default() };
+                **map = Map { complete: true, cleared: true, unsent_bytes: ITEM_BYTES, ..Map::default() };
             }
         });
     }
@@ -167,7 +167,7 @@ impl Cache {
 }
 
 fn empty() -> Body {
-    Body::Map(Map::default())
+    Body::Map(Box::default())
 }
 
 impl Map {

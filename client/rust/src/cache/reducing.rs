@@ -79,14 +79,14 @@ impl Cache {
 
 fn empty(function: MergeFunction) -> impl FnOnce() -> Body {
     move || {
-        Body::Reducing(Reducing {
+        Body::Reducing(Box::new(Reducing {
             function,
             sent: None,
             operands: Vec::new(),
             deadline_ms: None,
             cleared: false,
             spare: Vec::new(),
-        })
+        }))
     }
 }
 

@@ -11,7 +11,7 @@ use super::*;
 use bytes::Bytes;
 use forebay_proto::merge::MergeFunction;
 
-const LIMITS: BatchLimits = BatchLimits { ops_max: 100, bytes: 1 << 20 };
+const LIMITS: BatchLimits = BatchLimits { ops_max: 100, bytes: 1 << 20, batches_max: usize::MAX };
 const VALUES: u32 = 1;
 const LISTS: u32 = 2;
 const MAPS: u32 = 3;
@@ -54,17 +54,37 @@ fn flush_until(cache: &mut Cache, until_ms: u64) -> Vec<String> {
 }
 
 #[test]
+fn what_is_too_much_at_once_is_left_for_the_next_time() {
+    let mut cache = cache();
+    let keys: Vec<_> = (0..25_u8).map(|key| vec![key, 0]).collect();
+    keys.iter().for_each(|key| cache.value_put(at(VALUES, key), Some(b"v"), 0));
+    let limits = BatchLimits { ops_max: 5, batches_max: 2, ..LIMITS };
+    let mut sent = Vec::new();
+    loop {
+        let unsent = cache.take_unsent(u64::MAX, limits);
+        assert!(unsent.batches.len() <= 2 && !unsent.blocked);
+        for (_, ops) in &unsent.batches {
+            sent.extend(Ops::decode(ops).unwrap().iter().map(|op| op.key.to_vec()));
+        }
+        if !unsent.more {
+            break;
+        }
+    }
+    assert_eq!(sent, keys);
+}
+
+#[test]
 fn the_last_write_of_a_value_is_sent_once() {
     let mut cache = cache();
     assert_eq!(cache.value(at(VALUES, b"a")), None);
     for value in ["1", "2", "3"] {
-        cache.value_put(at(VALUES, b"a"), Some(bytes(value)), 0);
+        cache.value_put(at(VALUES, b"a"), Some(value.as_bytes()), 0);
     }
-    assert_eq!(cache.value(at(VALUES, b"a")), Some(Some(&bytes("3"))));
+    assert_eq!(cache.value(at(VALUES, b"a")), Some(Some(&b"3"[..])));
     cache.value_put(at(VALUES, b"b"), None, 0);
     assert_eq!(flush(&mut cache), ["0: ValueClear b", "1: ValuePut a 3"]);
     assert!(flush(&mut cache).is_empty());
-    assert_eq!(cache.value(at(VALUES, b"a")), Some(Some(&bytes("3"))), "still known");
+    assert_eq!(cache.value(at(VALUES, b"a")), Some(Some(&b"3"[..])), "still known");
     assert_eq!(cache.value(at(VALUES, b"b")), Some(None));
     assert_eq!(cache.unsent_bytes(), 0);
 }
@@ -73,9 +93,9 @@ fn the_last_write_of_a_value_is_sent_once() {
 fn keys_and_namespaces_do_not_run_together() {
     let mut cache = cache();
     let near = |key, namespace| At { namespace, ..at(VALUES, key) };
-    cache.value_put(near(b"ab", b"c"), Some(bytes("1")), 0);
+    cache.value_put(near(b"ab", b"c"), Some(b"1"), 0);
     assert_eq!(cache.value(near(b"a", b"bc")), None);
-    assert_eq!(cache.value(near(b"ab", b"c")), Some(Some(&bytes("1"))));
+    assert_eq!(cache.value(near(b"ab", b"c")), Some(Some(&b"1"[..])));
 }
 
 #[test]
@@ -143,9 +163,9 @@ fn operands_are_folded_where_the_function_allows_it() {
 #[test]
 fn a_flush_by_age_takes_the_old_ones() {
     let mut cache = cache();
-    cache.value_put(at(VALUES, b"a"), Some(bytes("1")), 10);
-    cache.value_put(at(VALUES, b"b"), Some(bytes("1")), 20);
-    cache.value_put(at(VALUES, b"a"), Some(bytes("2")), 30);
+    cache.value_put(at(VALUES, b"a"), Some(b"1"), 10);
+    cache.value_put(at(VALUES, b"b"), Some(b"1"), 20);
+    cache.value_put(at(VALUES, b"a"), Some(b"2"), 30);
     assert_eq!(flush_until(&mut cache, 15), ["1: ValuePut a 2"]);
     assert_eq!(flush_until(&mut cache, 30), ["0: ValuePut b 1"]);
 }
@@ -155,7 +175,7 @@ fn the_cache_is_bounded_and_keeps_what_is_unsent() {
     let mut cache = Cache::new(10_000, HashSet::new());
     let keys: Vec<_> = (0..100_u32).map(|key| key.to_be_bytes()).collect();
     for key in &keys {
-        cache.value_put(at(VALUES, key), Some(vec![0; 100].into()), 0);
+        cache.value_put(at(VALUES, key), Some(&[0; 100]), 0);
     }
     assert!(cache.wants_flush() && cache.bytes() > 10_000);
     assert_eq!(flush(&mut cache).len(), 100);
@@ -163,25 +183,25 @@ fn the_cache_is_bounded_and_keeps_what_is_unsent() {
     let known = |cache: &mut Cache| keys.iter().filter(|key| cache.value(at(VALUES, *key)).is_some()).count();
     let kept = known(&mut cache);
     assert!((10..40).contains(&kept), "{kept}");
-    cache.value_put(at(VALUES, &keys[0]), Some(bytes("unsent")), 0);
+    cache.value_put(at(VALUES, &keys[0]), Some(b"unsent"), 0);
     for key in &keys[1..] {
         let reading = cache.read_value(at(VALUES, key));
-        cache.fill_value(reading, Some(vec![0; 100].into()));
+        cache.fill_value(reading, Some(&[0; 100]));
     }
     assert!(cache.bytes() <= 10_000);
-    assert_eq!(cache.value(at(VALUES, &keys[0])), Some(Some(&bytes("unsent"))));
+    assert_eq!(cache.value(at(VALUES, &keys[0])), Some(Some(&b"unsent"[..])));
 }
 
 #[test]
 fn an_uncached_state_is_forgotten_once_it_is_sent() {
     let mut cache = Cache::new(1 << 20, HashSet::from([VALUES]));
-    cache.value_put(at(VALUES, b"a"), Some(bytes("1")), 0);
+    cache.value_put(at(VALUES, b"a"), Some(b"1"), 0);
     assert_eq!(flush(&mut cache), ["1: ValuePut a 1"]);
     assert_eq!(cache.value(at(VALUES, b"a")), None);
     assert_eq!(cache.bytes(), 0);
     let reading = cache.read_value(at(VALUES, b"a"));
-    cache.fill_value(reading, Some(bytes("1")));
-    assert_eq!(cache.value(at(VALUES, b"a")), Some(Some(&bytes("1"))));
+    cache.fill_value(reading, Some(b"1"));
+    assert_eq!(cache.value(at(VALUES, b"a")), Some(Some(&b"1"[..])));
     cache.forget_uncached(at(VALUES, b"a"));
     assert_eq!(cache.value(at(VALUES, b"a")), None);
     assert_eq!(cache.bytes(), 0);
@@ -247,7 +267,7 @@ fn run(seed: u64) {
         let sub = bytes(["p", "q", "r"][random.random_range(0..3)]);
         match random.random_range(0..17) {
             0 => {
-                cache.value_put(at(VALUES, &key), Some(value()), step);
+                cache.value_put(at(VALUES, &key), Some(&value()), step);
                 model.values.insert(key, value().into());
             }
             1 => {
@@ -301,7 +321,7 @@ fn run(seed: u64) {
                 let now = if random.random() { &stored } else { &then };
                 match state {
                     _ if random.random_bool(0.1) => cache.cancel(reading),
-                    VALUES => cache.fill_value(reading, now.values.get(&key).cloned().map(Bytes::from)),
+                    VALUES => cache.fill_value(reading, now.values.get(&key).map(|value| &value[..])),
                     LISTS => {
                         let list = now.lists.get(&key).cloned().unwrap_or_default();
                         cache.fill_list(reading, list.into_iter().map(Bytes::from).collect());

@@ -1,6 +1,5 @@
 //! Values in the cache.
 
-use bytes::Bytes;
 use forebay_proto::{packed::Op, v1::OpKind};
 
 use super::{
@@ -8,39 +7,51 @@ use super::{
     body::{Body, ITEM_BYTES, Unsent},
 };
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Known {
+    #[default]
+    Nothing,
+    Absent,
+    There,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Value {
-    /// `Some(None)`: it is known to be absent.
-    known: Option<Option<Bytes>>,
+    known: Known,
+    /// The value; empty where there is none. Kept apart, so that a value that is written over keeps its memory.
+    bytes: Vec<u8>,
     deadline_ms: Option<i64>,
     unsent: Unsent,
 }
 
 impl Cache {
     /// Returns a value (`Some(None)`: absent); `None` if it is not known.
-    pub fn value(&mut self, at: At<'_>) -> Option<Option<&Bytes>> {
+    pub fn value(&mut self, at: At<'_>) -> Option<Option<&[u8]>> {
         self.value_until(at).map(|(value, _)| value)
     }
 
     /// Returns a value and its deadline, by the state's clock.
-    pub fn value_until(&mut self, at: At<'_>) -> Option<(Option<&Bytes>, Option<i64>)> {
+    #[inline]
+    pub fn value_until(&mut self, at: At<'_>) -> Option<(Option<&[u8]>, Option<i64>)> {
         match self.find(at)? {
-            Body::Value(value) => value.known.as_ref().map(|known| (known.as_ref(), value.deadline_ms)),
+            Body::Value(value) if value.known != Known::Nothing => Some((value.present(), value.deadline_ms)),
             _ => None,
         }
     }
 
     /// Writes a value; `None` clears it.
-    pub fn value_put(&mut self, at: At<'_>, value: Option<Bytes>, now_ms: u64) {
+    #[inline]
+    pub fn value_put(&mut self, at: At<'_>, value: Option<&[u8]>, now_ms: u64) {
         self.value_put_until(at, value, None, now_ms);
     }
 
     /// Writes a value that has a deadline, by the state's clock.
-    pub fn value_put_until(&mut self, at: At<'_>, value: Option<Bytes>, deadline_ms: Option<i64>, now_ms: u64) {
+    #[inline]
+    pub fn value_put_until(&mut self, at: At<'_>, value: Option<&[u8]>, deadline_ms: Option<i64>, now_ms: u64) {
         self.write(at, now_ms, empty, |body| {
             if let Body::Value(body) = body {
-                let deadline_ms = deadline_ms.filter(|_| value.is_some());
-                *body = Value { known: Some(value), deadline_ms, unsent: Unsent::Write };
+                body.set(value, deadline_ms);
+                body.unsent = Unsent::Write;
             }
         });
     }
@@ -65,8 +76,7 @@ impl Cache {
     pub fn value_expire(&mut self, at: At<'_>) {
         self.change(at, |body| {
             if let Body::Value(body) = body {
-                body.known = Some(None);
-                body.deadline_ms = None;
+                body.set(None, None);
             }
         });
     }
@@ -77,18 +87,17 @@ impl Cache {
     }
 
     /// Ends a read of a value.
-    pub fn fill_value(&mut self, reading: Reading, value: Option<Bytes>) {
+    pub fn fill_value(&mut self, reading: Reading, value: Option<&[u8]>) {
         self.fill_value_until(reading, value, None);
     }
 
     /// Ends a read of a value that has a deadline.
-    pub fn fill_value_until(&mut self, reading: Reading, value: Option<Bytes>, deadline_ms: Option<i64>) {
+    pub fn fill_value_until(&mut self, reading: Reading, value: Option<&[u8]>, deadline_ms: Option<i64>) {
         self.fill(reading, |body| {
             if let Body::Value(body) = body
-                && body.known.is_none()
+                && body.known == Known::Nothing
             {
-                body.deadline_ms = deadline_ms.filter(|_| value.is_some());
-                body.known = Some(value);
+                body.set(value, deadline_ms);
             }
         });
     }
@@ -99,8 +108,27 @@ fn empty() -> Body {
 }
 
 impl Value {
+    fn present(&self) -> Option<&[u8]> {
+        (self.known == Known::There).then_some(&self.bytes)
+    }
+
+    fn set(&mut self, value: Option<&[u8]>, deadline_ms: Option<i64>) {
+        match value {
+            Some(value) => {
+                self.bytes.clear();
+                self.bytes.extend_from_slice(value);
+                self.known = Known::There;
+            }
+            None => {
+                self.bytes = Vec::new();
+                self.known = Known::Absent;
+            }
+        }
+        self.deadline_ms = deadline_ms.filter(|_| value.is_some());
+    }
+
     pub(super) fn bytes(&self) -> usize {
-        self.known.as_ref().map_or(0, |known| known.as_ref().map_or(0, Bytes::len))
+        self.bytes.len()
     }
 
     pub(super) fn unsent_bytes(&self) -> usize {
@@ -112,12 +140,12 @@ impl Value {
     }
 
     pub(super) fn is_unknown(&self) -> bool {
-        self.known.is_none()
+        self.known == Known::Nothing
     }
 
     pub(super) fn take_unsent(&mut self, at: Op<'_>, push: &mut impl FnMut(&Op<'_>)) {
         let unsent = std::mem::take(&mut self.unsent);
-        match (unsent, self.known.as_ref().and_then(Option::as_ref)) {
+        match (unsent, self.present()) {
             (Unsent::Write, Some(value)) => {
                 push(&Op { kind: OpKind::ValuePut, value, expires_at_ms: self.deadline_ms, ..at });
             }

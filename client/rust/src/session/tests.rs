@@ -189,11 +189,9 @@ async fn deadlines_are_by_the_shards_clock_and_reads_touch() -> Result<()> {
     let deadline_ms = session.0.cached(|cache| cache.value_until(at).and_then(|(_, deadline_ms)| deadline_ms)).unwrap();
     assert!((CLOCK_MS + 1_000_000_000..CLOCK_MS + 1_000_060_000).contains(&deadline_ms), "{deadline_ms}");
     session.0.flushed().await?;
-    session.0.cached(|cache| cache.value_put_until(at, Some(vec![0x80, 0, 0, 0, 0, 0, 0, 1].into()), Some(5), 0));
+    session.0.cached(|cache| cache.value_put_until(at, Some(&[0x80, 0, 0, 0, 0, 0, 0, 1]), Some(5), 0));
     assert_eq!(short.value("k").await?, None, "past its deadline it is hidden, before the shard says so");
-    session.0.cached(|cache| {
-        cache.value_put_until(at, Some(vec![0x80, 0, 0, 0, 0, 0, 0, 1].into()), Some(deadline_ms / 2), 0)
-    });
+    session.0.cached(|cache| cache.value_put_until(at, Some(&[0x80, 0, 0, 0, 0, 0, 0, 1]), Some(deadline_ms / 2), 0));
     session.0.flushed().await?;
     assert_eq!(short.value("k").await?, Some(1));
     assert_eq!(short.value("k").await?, Some(1));

@@ -58,11 +58,11 @@ fn an_empty_map_is_known_where_all_or_anything_of_it_is() {
 #[test]
 fn writes_are_sent_with_the_deadline_they_were_made_with() {
     let mut cache = cache();
-    cache.value_put_until(at(VALUES, b"a"), Some(bytes("v")), Some(70), 0);
+    cache.value_put_until(at(VALUES, b"a"), Some(b"v"), Some(70), 0);
     cache.map_put_until(at(MAPS, b"a"), bytes("m"), Some(bytes("v")), Some(71), 0);
     cache.map_put_until(at(MAPS, b"a"), bytes("n"), None, Some(71), 0);
     cache.list_append_until(at(LISTS, b"a"), [bytes("e")], Some(72), 0);
-    assert_eq!(cache.value_until(at(VALUES, b"a")), Some((Some(&bytes("v")), Some(70))));
+    assert_eq!(cache.value_until(at(VALUES, b"a")), Some((Some(&b"v"[..]), Some(70))));
     assert_eq!(flush(&mut cache), ["ValuePut v @70", "MapPut m v @71", "MapRemove n", "ListAppend e @72"]);
 }
 
@@ -71,7 +71,7 @@ fn an_expired_entry_is_absent_and_an_unsent_one_is_sent_as_a_clear() {
     let mut cache = cache();
     let (value, maps) = (at(VALUES, b"a"), at(MAPS, b"a"));
     let reading = cache.read_value(value);
-    cache.fill_value_until(reading, Some(bytes("v")), Some(70));
+    cache.fill_value_until(reading, Some(b"v"), Some(70));
     let reading = cache.read_map(maps);
     cache.fill_map_entry_until(reading, bytes("m"), Some(bytes("v")), Some(70));
     cache.value_expire(value);
@@ -79,7 +79,7 @@ fn an_expired_entry_is_absent_and_an_unsent_one_is_sent_as_a_clear() {
     assert_eq!(cache.value_until(value), Some((None, None)));
     assert_eq!(cache.map_entry(maps, b"m"), Some(None));
     assert!(flush(&mut cache).is_empty(), "the shard knows by itself");
-    cache.value_put_until(value, Some(bytes("v")), Some(70), 0);
+    cache.value_put_until(value, Some(b"v"), Some(70), 0);
     cache.map_put_until(maps, bytes("m"), Some(bytes("v")), Some(70), 0);
     cache.value_expire(value);
     cache.map_expire(maps, b"m");
@@ -93,7 +93,7 @@ fn a_touch_is_sent_once_and_not_beside_a_write() {
     cache.value_touch(value, 80, 0);
     cache.map_touch(maps, b"m", 80, 0);
     assert!(flush(&mut cache).is_empty(), "what is not known is not touched");
-    cache.value_put_until(value, Some(bytes("v")), Some(70), 0);
+    cache.value_put_until(value, Some(b"v"), Some(70), 0);
     cache.value_touch(value, 80, 0);
     for map_key in ["", "m"] {
         cache.map_put_until(maps, bytes(map_key), Some(bytes("v")), Some(70), 0);
@@ -184,13 +184,13 @@ fn the_last_word_on_an_element_of_a_set_is_sent() {
 fn entries_may_be_sent_ahead_of_others() {
     let mut cache = cache();
     for key in [b"a", b"c", b"e"] {
-        cache.value_put(at(VALUES, key), Some(bytes("1")), 5);
+        cache.value_put(at(VALUES, key), Some(b"1"), 5);
     }
     let reading = cache.read_value(at(VALUES, b"e"));
     let unsent = cache.take_unsent_of(&[at(VALUES, b"c"), at(VALUES, b"e")], LIMITS);
     assert!(unsent.blocked && sent(&unsent).len() == 1);
     cache.cancel(reading);
-    cache.value_put(at(VALUES, b"c"), Some(bytes("2")), 9);
+    cache.value_put(at(VALUES, b"c"), Some(b"2"), 9);
     let unsent = cache.take_unsent(5, LIMITS);
     assert_eq!(sent(&unsent).len(), 2, "the later write has a place of its own, behind the others");
     assert_eq!(flush(&mut cache), ["ValuePut 2"]);
@@ -200,7 +200,7 @@ fn entries_may_be_sent_ahead_of_others() {
 fn forgetting_what_comes_again_leaves_nothing_behind() {
     let mut cache = cache();
     for round in 0..10_000 {
-        cache.value_put(at(VALUES, b"a"), Some(bytes("1")), round);
+        cache.value_put(at(VALUES, b"a"), Some(b"1"), round);
         flush(&mut cache);
         cache.forget_known(at(VALUES, b"a"));
         assert_eq!(cache.value(at(VALUES, b"a")), None);
