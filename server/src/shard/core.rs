@@ -134,6 +134,8 @@ pub struct Core {
     row_key: Vec<u8>,
     views: Views,
     sweep: Sweep,
+    /// True if what was applied last survives the process, but not yet the machine, as it should.
+    unsynced: bool,
     failed: Option<String>,
     lost: Option<String>,
 }
@@ -166,6 +168,7 @@ impl Core {
             row_key: Vec::new(),
             views: Views::default(),
             sweep: Sweep::default(),
+            unsynced: false,
             failed: None,
             lost: None,
         };
@@ -214,6 +217,29 @@ impl Core {
 
     /// Does a batch: all of it, or nothing.
     pub fn batch(&mut self, batch: &Batch, moment: Moment) -> Result<Done, Refused> {
+        let done = self.apply_batch(batch, moment);
+        self.sync()?;
+        done
+    }
+
+    /// True if [`Core::sync`] has something to do: until then nobody may be told of what was applied.
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Makes what was applied survive the machine, where that is promised; a failure ends the process.
+    pub fn sync(&mut self) -> Result<(), Refused> {
+        if !std::mem::take(&mut self.unsynced) {
+            return Ok(());
+        }
+        self.backend.write(&Writes::default(), Logging::Synced).map_err(|error| {
+            self.failed = Some(error.to_string());
+            ops::failed(&error)
+        })
+    }
+
+    /// Does a batch as [`Core::batch`] does, but for the sync; several of them can share one.
+    pub fn apply_batch(&mut self, batch: &Batch, moment: Moment) -> Result<Done, Refused> {
         if let Some(cause) = &self.failed {
             return Err(Refused::new(Reason::Io, format!("the shard has failed: {cause}")));
         }
@@ -264,9 +290,16 @@ impl Core {
             None => self.backend.as_ref(),
         };
         let rows = Rows { read, clocks: self.clocks(batch.now_ms) };
-        for (index, op) in ops.iter().enumerate() {
-            let placed = place::place(&self.identity, &self.states, op).map_err(|refused| at(refused, index))?;
-            ops::read(placed, &rows, &mut row_key, &mut answers).map_err(|refused| at(refused, index))?;
+        let placed = |(index, op)| place::place(&self.identity, &self.states, op).map_err(|refused| at(refused, index));
+        let placed = ops.iter().enumerate().map(placed).collect::<Result<Vec<_>, _>>()?;
+        let mut index = 0;
+        for run in placed.chunk_by(ops::together) {
+            let read = match run {
+                [alone] => ops::read(*alone, &rows, &mut row_key, &mut answers).map_err(|refused| (0, refused)),
+                run => ops::read_together(run, &rows, &mut row_key, &mut answers),
+            };
+            read.map_err(|(place, refused)| at(refused, index + place))?;
+            index += run.len();
         }
         self.row_key = row_key;
         Ok(Done { answers: answers.finish(), ..self.done(&batch.order) })
@@ -432,7 +465,14 @@ impl Core {
     }
 
     fn store(&mut self, writes: &Writes, asked: v1::Durability) -> Result<(), Refused> {
-        let result = self.backend.write(writes, self.logging(asked));
+        let logging = match self.logging(asked) {
+            Logging::Synced => {
+                self.unsynced = true;
+                Logging::Buffered
+            }
+            logging => logging,
+        };
+        let result = self.backend.write(writes, logging);
         if let Err(error) = &result
             && matches!(error, storage::Error::Io { .. } | storage::Error::Corrupt { .. })
         {

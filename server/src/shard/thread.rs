@@ -1,6 +1,9 @@
 //! The bridge: a thread per shard, which owns the shard's [`Core`] and does its requests one after the
 //! other. Async above, blocking below; RocksDB never holds up another task of the runtime.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::{
         Arc,
@@ -27,6 +30,8 @@ use crate::{
 
 /// Requests that may wait for a shard.
 const QUEUE: usize = 256;
+/// Batches that share one sync of the log.
+const SYNCED_TOGETHER: usize = 256;
 /// Writers that may wait for a checkpoint of a shard.
 const WAITING_MAX: usize = 1024;
 /// How the process ends when a write failed halfway: only a new start that reads the log knows more.
@@ -86,8 +91,8 @@ impl Shard {
         let bytes = Arc::new(AtomicU64::new(core.bytes()));
         let size = bytes.clone();
         let thread = std::thread::Builder::new().name(format!("shard-{}", range.start())).spawn(move || {
-            let (waiting, freezing, reading) = (Vec::new(), Vec::new(), Vec::new());
-            Worker { core, lease, lapses, said, size, waiting, freezing, reading, lost: false }.run(requests)
+            let (waiting, freezing, reading, held) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            Worker { core, lease, lapses, said, size, waiting, freezing, reading, held, lost: false }.run(requests)
         })?;
         Ok(Self { range, queue, bytes, thread: std::sync::Mutex::new(Some(thread)) })
     }
@@ -260,13 +265,15 @@ struct Worker {
     freezing: Vec<(LaneId, u64, Reply<Snapshot>)>,
     /// Readers of the last completed checkpoint that wait until it is opened.
     reading: Vec<Message>,
+    /// Batches that are done and wait for the sync of the log, in order.
+    held: Vec<(Reply<Done>, Result<Done, Refused>)>,
     /// True once it has said that the shard is lost.
     lost: bool,
 }
 
 impl Worker {
     fn run(mut self, mut requests: mpsc::Receiver<Message>) {
-        while let Some(message) = requests.blocking_recv() {
+        while let Some(message) = self.next(&mut requests) {
             match message {
                 Message::Stop => {
                     requests.close();
@@ -278,15 +285,50 @@ impl Worker {
                 }
                 message => self.handle(message),
             }
-            if let Some(cause) = self.core.failed() {
-                error!(cause, "a write failed and its outcome is open: ending the process");
-                std::process::exit(EXIT_STORAGE_FAILED);
-            }
+            self.end_if_failed();
             if let Some(cause) = self.core.lost()
                 && !std::mem::replace(&mut self.lost, true)
             {
                 self.say(Said::Lost(cause.to_owned()));
             }
+        }
+    }
+
+    /// The next request. While batches wait for the sync, others may join them, but nothing else comes between.
+    fn next(&mut self, requests: &mut mpsc::Receiver<Message>) -> Option<Message> {
+        if !self.held.is_empty() && self.held.len() < SYNCED_TOGETHER {
+            match requests.try_recv() {
+                Ok(batch @ Message::Batch { .. }) => return Some(batch),
+                Ok(other) => {
+                    self.release();
+                    return Some(other);
+                }
+                Err(_) => {}
+            }
+        }
+        self.release();
+        requests.blocking_recv()
+    }
+
+    /// Syncs the log once for all batches that wait for it, and answers them.
+    fn release(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        // A failure is noted in the core.
+        self.core.sync().ok();
+        self.end_if_failed();
+        for (reply, result) in self.held.drain(..) {
+            let right = gate::own_right(self.lease.valid_since(self.lapses));
+            reply(result.and_then(|done| right.map(|()| done)));
+        }
+    }
+
+    /// A write that failed halfway is not answered.
+    fn end_if_failed(&self) {
+        if let Some(cause) = self.core.failed() {
+            error!(cause, "a write failed and its outcome is open: ending the process");
+            std::process::exit(EXIT_STORAGE_FAILED);
         }
     }
 
@@ -300,7 +342,7 @@ impl Worker {
             }
             Message::CloseLane(lane) => drop(self.core.close_lane(lane)),
             Message::Batch { batch, reply } => {
-                let mut result = self.core.batch(&batch, moment);
+                let mut result = self.core.apply_batch(&batch, moment);
                 if let Ok(done) = &mut result
                     && let Some(snapshot) = done.snapshot.take()
                 {
@@ -308,9 +350,10 @@ impl Worker {
                 }
                 // Nothing comes between a batch and what is to be frozen behind it.
                 self.freeze_due(moment);
-                // A write that failed halfway is not answered: the process is about to end.
-                if self.core.failed().is_none() {
-                    reply(result.and_then(|done| gate::own_right(self.lease.valid_since(self.lapses)).map(|()| done)));
+                self.held.push((reply, result));
+                if !self.core.is_unsynced() {
+                    self.end_if_failed();
+                    self.release();
                 }
             }
             Message::View { state, committed, reply } => {

@@ -120,6 +120,9 @@ pub struct Table {
 /// What a scan calls with each key and row.
 pub type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
+/// What [`Read::multi_get`] calls with the place of each key and its row.
+pub type Show<'a> = &'a mut dyn FnMut(usize, Option<&[u8]>);
+
 /// How far a write has got when [`Backend::write`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Logging {
@@ -136,9 +139,12 @@ pub trait Read: Send {
     /// Returns a row; an absent key is `None`, never an error.
     fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>>;
 
-    /// Returns several rows of a table, in the order asked.
-    fn multi_get(&self, table: TableId, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
-        keys.iter().map(|key| self.get(table, key)).collect()
+    /// Shows several rows of a table with their places, in the order asked.
+    fn multi_get(&self, table: TableId, keys: &[&[u8]], show: Show<'_>) -> Result<()> {
+        for (place, key) in keys.iter().enumerate() {
+            show(place, self.get(table, key)?.as_deref());
+        }
+        Ok(())
     }
 
     /// Visits the rows with `start <= key < end` in order, until the visitor breaks.

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     checkpoint::manifest::{self, Folders},
-    storage::{self, Backend, Read, Span, TableId, View, Visitor},
+    storage::{self, Backend, Read, Show, Span, TableId, View, Visitor},
 };
 
 /// Snapshots that stay open.
@@ -104,8 +104,8 @@ impl Read for AtCheckpoint {
         self.view.get(table, key)
     }
 
-    fn multi_get(&self, table: TableId, keys: &[&[u8]]) -> storage::Result<Vec<Option<Bytes>>> {
-        self.view.multi_get(table, keys)
+    fn multi_get(&self, table: TableId, keys: &[&[u8]], show: Show<'_>) -> storage::Result<()> {
+        self.view.multi_get(table, keys, show)
     }
 
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> storage::Result<()> {

@@ -8,6 +8,7 @@ mod map;
 mod merging;
 mod multimap;
 mod page;
+mod points;
 mod reducing;
 mod rows;
 mod sorted_set;
@@ -30,6 +31,7 @@ use crate::storage::{self, Writes};
 pub use crate::storage::row::Header;
 pub use multimap::{entry as multimap_entry, unescape};
 pub use page::ANSWER_BYTES_MAX;
+pub use points::{read_together, together};
 pub use rows::{Rows, decode};
 
 /// Rows that a clear removes one by one; a range delete slows later scans, so it is for more.

@@ -13,13 +13,19 @@ use crate::storage::row;
 
 /// Answers the result; an accumulator without an operand has none.
 pub(super) fn get(rows: &Rows<'_>, state: &State, row_key: &[u8], answers: &mut AnswersBuilder) -> Result<(), Refused> {
-    let found = rows.get(state, row_key)?;
-    let result = found.and_then(|(header, payload)| Some((header, function(state).ok()?.result(&payload)?)));
-    match result {
-        Some((header, result)) => answers.value(&result, None, header.deadline_ms),
+    match rows.get(state, row_key)? {
+        Some((header, payload)) => answer(state, &header, &payload, answers),
         None => answers.absent(),
     }
     Ok(())
+}
+
+/// Answers with the result of an accumulator.
+pub(super) fn answer(state: &State, header: &row::Header, accumulator: &[u8], answers: &mut AnswersBuilder) {
+    match function(state).ok().and_then(|function| function.result(accumulator)) {
+        Some(result) => answers.value(&result, None, header.deadline_ms),
+        None => answers.absent(),
+    }
 }
 
 pub(super) fn add(context: &mut WriteContext<'_>, state: &State, row_key: &[u8], op: &Op<'_>) -> Result<(), Refused> {

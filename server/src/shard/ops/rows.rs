@@ -21,6 +21,9 @@ const LOOK_BYTES_MAX: usize = 64 << 20;
 /// What a scan does with a row: key, header, payload.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &row::Header, &[u8]) -> Result<ControlFlow<()>, Refused>;
 
+/// What [`Rows::get_all`] does with the place of each key and its row.
+pub type Shown<'a> = &'a mut dyn FnMut(usize, Option<(row::Header, &[u8])>) -> Result<(), Refused>;
+
 /// Rows at one moment; those that have expired by then are not there.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
@@ -37,6 +40,26 @@ impl Rows<'_> {
             Ok(None) | Err(storage::Error::NoTable(_)) => Ok(None),
             Ok(Some(stored)) => self.shown(state, stored),
             Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Reads rows of a state, all at once, and shows each with its place; a refusal tells the place.
+    pub fn get_all(&self, state: &State, row_keys: &[&[u8]], show: Shown<'_>) -> Result<(), (usize, Refused)> {
+        let mut refused = None;
+        let mut each = |place: usize, stored: Option<&[u8]>| {
+            if refused.is_some() {
+                return;
+            }
+            let row = stored.map(|stored| decode(state, stored)).transpose();
+            let there = row.map(|row| row.filter(|(header, _)| state.ttl().shows(&self.clocks, header)));
+            refused = there.and_then(|row| show(place, row)).err().map(|refused| (place, refused));
+        };
+        match self.read.multi_get(state.table(), row_keys, &mut each) {
+            Ok(()) => refused.map_or(Ok(()), Err),
+            Err(storage::Error::NoTable(_)) => {
+                (0..row_keys.len()).try_for_each(|place| show(place, None).map_err(|refused| (place, refused)))
+            }
+            Err(error) => Err((0, failed(&error))),
         }
     }
 

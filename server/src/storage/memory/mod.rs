@@ -26,7 +26,7 @@ use bytes::Bytes;
 use forebay_proto::key_group::KeyGroupRange;
 use imbl::OrdMap;
 
-use super::{Backend, Error, Frozen, Logging, Read, Result, Table, TableId, View, Visitor, Write, Writes, merge};
+use super::{Backend, Error, Frozen, Logging, Read, Result, Show, Table, TableId, View, Visitor, Write, Writes, merge};
 use frozen::FrozenSegments;
 use key::Key;
 use segments::{Marks, Segments, row_bytes};
@@ -115,6 +115,12 @@ impl Default for MemoryBackend {
 impl Read for MemoryBackend {
     fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
         get(&self.tables, table, key)
+    }
+
+    fn multi_get(&self, table: TableId, keys: &[&[u8]], show: Show<'_>) -> Result<()> {
+        let rows = &self.tables.get(&table).ok_or(Error::NoTable(table))?.map;
+        keys.iter().enumerate().for_each(|(place, key)| show(place, rows.get(*key).map(|row| &row[..])));
+        Ok(())
     }
 
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {

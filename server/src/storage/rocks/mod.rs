@@ -33,7 +33,7 @@ use rocksdb::{
 };
 use uuid::Uuid;
 
-use super::{Backend, Error, Frozen, Logging, Read, Result, Span, Table, TableId, Visitor, Write, Writes};
+use super::{Backend, Error, Frozen, Logging, Read, Result, Show, Span, Table, TableId, Visitor, Write, Writes};
 use crate::storage;
 use columns::{Column, SHARD_TABLE};
 pub use options::RocksShared;
@@ -162,11 +162,13 @@ impl Read for RocksBackend {
         Ok(row.map_err(|err| self.engine.error(err))?.map(|row| Bytes::copy_from_slice(&row)))
     }
 
-    fn multi_get(&self, table: TableId, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
+    fn multi_get(&self, table: TableId, keys: &[&[u8]], show: Show<'_>) -> Result<()> {
         let family = self.family(table)?;
         let rows = self.engine.db.batched_multi_get_cf_slice(&family, keys.iter().copied(), false);
-        let copy = |row: Option<rocksdb::DBPinnableSlice<'_>>| row.map(|row| Bytes::copy_from_slice(&row));
-        rows.into_iter().map(|row| row.map(copy).map_err(|err| self.engine.error(err))).collect()
+        for (place, row) in rows.into_iter().enumerate() {
+            show(place, row.map_err(|err| self.engine.error(err))?.as_deref());
+        }
+        Ok(())
     }
 
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {

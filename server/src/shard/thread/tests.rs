@@ -1,0 +1,157 @@
+//! Batches that share a sync of the log.
+
+use std::sync::{Mutex, mpsc as blocking};
+
+use bytes::Bytes;
+use forebay_proto::key_group::MaxParallelism;
+
+use super::*;
+use crate::{
+    lease::boot_ms,
+    shard::core::{Identity, Order},
+    storage::{Backend, Frozen as FrozenFiles, Logging, MemoryBackend, Read, Result, Table, TableId, Visitor, Writes},
+};
+
+const WRITERS: u64 = 10;
+
+/// A backend that waits before its first batch, and counts what is synced and what was answered by then.
+struct Counting {
+    rows: MemoryBackend,
+    begin: Mutex<Option<blocking::Receiver<()>>>,
+    syncs: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
+}
+
+impl Read for Counting {
+    fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
+        self.rows.get(table, key)
+    }
+
+    fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
+        self.rows.scan(table, start, end, visit)
+    }
+}
+
+impl Backend for Counting {
+    fn create_table(&mut self, table: Table) -> Result<()> {
+        self.rows.create_table(table)
+    }
+
+    fn write(&mut self, writes: &Writes, logging: Logging) -> Result<()> {
+        if let Some(begin) = self.begin.lock().unwrap().take() {
+            begin.recv().unwrap();
+        }
+        if logging == Logging::Synced {
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+            assert_eq!(self.answered.load(Ordering::SeqCst), 0, "nothing is acknowledged before it is synced");
+        }
+        self.rows.write(writes, logging)
+    }
+
+    fn freeze(&mut self) -> Result<Box<dyn FrozenFiles>> {
+        self.rows.freeze()
+    }
+
+    fn view(&self) -> Result<Arc<dyn View>> {
+        self.rows.view()
+    }
+
+    fn expire(&mut self, table: TableId, until_ms: i64) {
+        self.rows.expire(table, until_ms);
+    }
+
+    fn set_compaction_age(&mut self, table: TableId, age_s: u64) -> Result<()> {
+        self.rows.set_compaction_age(table, age_s)
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        self.rows.compact()
+    }
+
+    fn estimate(&self, table: TableId) -> u64 {
+        self.rows.estimate(table)
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        self.rows.tables()
+    }
+
+    fn clip(&mut self, range: KeyGroupRange) -> Result<()> {
+        self.rows.clip(range)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.rows.bytes()
+    }
+}
+
+fn core(backend: Counting, range: KeyGroupRange) -> Core {
+    let identity = Identity {
+        operator: "op".into(),
+        range,
+        max_parallelism: MaxParallelism::DEFAULT,
+        explicit: false,
+        durability: v1::Durability::WalSync,
+        max_value_bytes: 1 << 20,
+        max_lanes: 1,
+        backend: v1::Backend::Rocksdb,
+    };
+    let rights = Rights {
+        access: v1::Access::Shared,
+        generation: 1,
+        restored_checkpoint: 0,
+        shard_epoch: 1,
+        incarnation: 1,
+        writer_epoch: 0,
+        leased: false,
+        established: true,
+    };
+    Core::load(identity, rights, States::of_operator(&[], "op"), Box::new(backend)).unwrap()
+}
+
+fn write() -> Batch {
+    Batch {
+        caller: Caller { generation: 0, shard_epoch: 0, writer_epoch: 0, stream: 0 },
+        order: Order::PlainWrite(None),
+        ops: v1::PackedOps::default(),
+        barrier: None,
+        durability: v1::Durability::Unspecified,
+        now_ms: 0,
+        watermark_ms: None,
+        committed: false,
+    }
+}
+
+#[tokio::test]
+async fn batches_that_wait_together_are_synced_together_before_any_is_answered() {
+    let (syncs, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (begin, began) = blocking::channel();
+    let backend = Counting {
+        rows: MemoryBackend::new(),
+        begin: Mutex::new(Some(began)),
+        syncs: syncs.clone(),
+        answered: answered.clone(),
+    };
+    let lease = Arc::new(Lease::default());
+    lease.renew(boot_ms(), 60_000);
+    let range = KeyGroupRange::new(0, 128).unwrap();
+    let (said, _heard) = mpsc::unbounded_channel();
+    let shard = Shard::start(range, core(backend, range), (lease.clone(), lease.lapses()), said).unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..WRITERS {
+        let (sender, answer) = oneshot::channel();
+        let answered = answered.clone();
+        let reply = Box::new(move |result: std::result::Result<Done, Refused>| {
+            answered.fetch_add(1, Ordering::SeqCst);
+            sender.send(result).unwrap();
+        });
+        shard.batch(write(), reply).await;
+        answers.push(answer);
+    }
+    begin.send(()).unwrap();
+    for answer in answers {
+        answer.await.unwrap().unwrap();
+    }
+    assert_eq!((syncs.load(Ordering::SeqCst), answered.load(Ordering::SeqCst)), (1, WRITERS));
+    shard.stop().await;
+}
