@@ -143,10 +143,10 @@ impl Peer {
 /// Buffers that hold what is to be dirty, so that nothing flushes meanwhile.
 fn shared() -> Result<Arc<RocksShared>> {
     let config = RocksConfig {
-        write_buffer_bytes: ByteSize::mib(512),
-        table_write_buffer_bytes: ByteSize::mib(256),
-        log_bytes_max: ByteSize::mib(512),
-        unflushed_log_bytes: ByteSize::mib(512),
+        write_buffer_bytes: Some(ByteSize::mib(512)),
+        table_write_buffer_bytes: Some(ByteSize::mib(256)),
+        log_bytes_max: Some(ByteSize::mib(512)),
+        unflushed_log_bytes: Some(ByteSize::mib(512)),
         ..RocksConfig::default()
     };
     Ok(RocksShared::new(&config)?)

@@ -143,7 +143,11 @@ fn leaves(given: &Value) -> Vec<(Vec<String>, Value)> {
 /// Flags and the environment hold text: reads it as what the key's default is.
 fn as_default(value: Value, default: Option<&Value>) -> Value {
     match (&value, default) {
-        (Value::String(text), Some(Value::Bool(_) | Value::Number(_))) => text.parse().unwrap_or(value),
+        // What has no default may be a number as well as a text.
+        (Value::String(text), Some(Value::Bool(_) | Value::Number(_) | Value::Null)) => match text.parse() {
+            Ok(parsed @ (Value::Bool(_) | Value::Number(_))) => parsed,
+            _ => value,
+        },
         (Value::String(text), Some(Value::Array(_))) => text.split(',').map(str::trim).collect(),
         (Value::Bool(_) | Value::Number(_), Some(Value::String(_))) => Value::String(value.to_string()),
         _ => value,
@@ -184,6 +188,7 @@ fn faults(config: &Config) -> Vec<String> {
     if config.checkpoint.uploads_parallel == 0 {
         problems.push("checkpoint.uploads_parallel is 0: at least 1".to_owned());
     }
+    problems.extend(config.rocksdb.check());
     problems.extend(telemetry::check(&config.telemetry).err());
     problems
 }
@@ -248,6 +253,11 @@ mod tests {
             ("coordinator.server_lease", "3s"),
             ("checkpoint.upload_bytes_per_second", "100MiB"),
             ("checkpoint.uploads_parallel", "2"),
+            ("rocksdb.predefined", "low_memory"),
+            ("rocksdb.level0_files", "8"),
+            ("rocksdb.block_cache_bytes", "64MiB"),
+            ("rocksdb.write_buffer_filter", "0.1"),
+            ("rocksdb.partitioned_index", "false"),
         ];
         let config = read(None, &flags.map(|(key, value)| (key.to_owned(), value.to_owned()))).unwrap();
         assert_eq!(config.server.name, "007");
@@ -256,6 +266,15 @@ mod tests {
         assert_eq!(config.coordinator.server_lease.as_secs(), 3);
         assert_eq!(config.checkpoint.upload_bytes_per_second, ByteSize::mib(100));
         assert_eq!(config.checkpoint.uploads_parallel, 2);
+        let rocksdb = storage::RocksConfig {
+            predefined: storage::Predefined::LowMemory,
+            level0_files: Some(8),
+            block_cache_bytes: Some(ByteSize::mib(64)),
+            write_buffer_filter: Some(0.1),
+            partitioned_index: Some(false),
+            ..storage::RocksConfig::default()
+        };
+        assert_eq!(config.rocksdb, rocksdb);
         let wrong = ("checkpoint.s3.attempts_max".to_owned(), "many".to_owned());
         assert!(read(None, &[wrong]).unwrap_err()[0].starts_with("checkpoint.s3.attempts_max: "));
     }

@@ -4,6 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use bytesize::ByteSize;
 use forebay_server::storage::{
     Backend as _, Logging, RocksBackend, RocksConfig, RocksShared, Table, TableId, WalTolerance, Writes,
     row::{self, Header},
@@ -12,6 +13,8 @@ use rocksdb::{BoundColumnFamily, Cache, DBWithThreadMode, Env, MultiThreaded, Op
 use tempfile::TempDir;
 
 const TABLE: Table = Table { id: TableId(1), merge: None };
+/// The server's default.
+const CACHE: ByteSize = ByteSize::mib(256);
 /// What the server calls its column family.
 const FAMILY: &str = "s1";
 
@@ -27,10 +30,9 @@ impl Embedded {
     /// Opens an empty one; `logged` says whether writes go to its log, which is not synced.
     pub fn open(logged: bool) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("forebay-bench-embedded-").tempdir()?;
-        let config = RocksConfig::default();
+        let config = RocksConfig { block_cache_bytes: Some(CACHE), ..RocksConfig::default() };
         make(folder.path(), &config)?;
-        let bytes = usize::try_from(config.block_cache_bytes.0)?;
-        let cache = Cache::new_hyper_clock_cache(bytes, 0);
+        let cache = Cache::new_hyper_clock_cache(usize::try_from(CACHE.0)?, 0);
         let (options, families) = Options::load_latest(folder.path(), Env::new()?, true, cache)?;
         let db = DBWithThreadMode::open_cf_descriptors(&options, folder.path(), families)?;
         let mut options = WriteOptions::default();

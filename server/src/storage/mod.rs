@@ -27,7 +27,7 @@ use std::{
 use bytes::Bytes;
 use forebay_proto::{key_group::KeyGroupRange, merge::MergeFunction};
 
-pub use config::RocksConfig;
+pub use config::{Compaction, Compression, Filter, Predefined, RocksConfig};
 pub use memory::MemoryBackend;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksBackend, RocksShared, WalTolerance};

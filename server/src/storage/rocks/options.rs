@@ -13,14 +13,14 @@ use std::{
 
 use forebay_proto::merge::MergeFunction;
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Env, LogLevel, MergeOperands, Options, SstFileManager,
-    WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompactionStyle, DBCompressionType, DBRecoveryMode, Env, LogLevel,
+    MergeOperands, Options, SstFileManager, WriteBufferManager,
     compaction_filter::{CompactionFilter, Decision},
     compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
 };
 
 use super::{
-    super::RocksConfig,
+    super::config::{Compaction, Compression, Filter, RocksConfig, RocksSettings},
     WalTolerance,
     columns::Column,
     logs::{Log, Logs},
@@ -46,7 +46,7 @@ const OPERANDS_MAX: usize = 16;
 
 /// What the RocksDB backends of a process share: block cache, write buffers, threads.
 pub struct RocksShared {
-    config: RocksConfig,
+    settings: RocksSettings,
     cache: Cache,
     write_buffers: WriteBufferManager,
     env: Env,
@@ -59,16 +59,17 @@ impl RocksShared {
     pub fn new(config: &RocksConfig) -> Result<Arc<Self>> {
         let failed = |err: rocksdb::Error| Error::Io { path: "rocksdb".into(), detail: err.into_string() };
         let mut env = Env::new().map_err(failed)?;
-        let threads = i32::from(config.background_threads.max(1));
+        let settings = config.settings();
+        let threads = i32::from(settings.background_threads.max(1));
         env.set_low_priority_background_threads(threads);
         env.set_high_priority_background_threads((threads / 2).max(1));
         let files = SstFileManager::new();
         files.set_delete_rate_bytes_per_second(DELETION_RATE);
         files.set_max_trash_db_ratio(DELETION_BACKLOG);
         Ok(Arc::new(Self {
-            config: config.clone(),
-            cache: Cache::new_hyper_clock_cache(bytes(config.block_cache_bytes), 0),
-            write_buffers: WriteBufferManager::new_write_buffer_manager(bytes(config.write_buffer_bytes), false),
+            cache: Cache::new_hyper_clock_cache(bytes(settings.block_cache_bytes), 0),
+            write_buffers: WriteBufferManager::new_write_buffer_manager(bytes(settings.write_buffer_bytes), false),
+            settings,
             env,
             files,
             logs: Arc::default(),
@@ -92,12 +93,12 @@ impl RocksShared {
 
     /// Log of all databases together, beyond which a snapshot makes the longest ones flush.
     pub(super) fn unflushed_log_bytes(&self) -> u64 {
-        self.config.unflushed_log_bytes.0
+        self.settings.unflushed_log_bytes.0
     }
 
     /// Room that the flush of one table may need.
     pub(super) fn flush_bytes(&self) -> u64 {
-        self.config.table_write_buffer_bytes.0
+        self.settings.table_write_buffer_bytes.0
     }
 
     /// Options of a database.
@@ -109,18 +110,20 @@ impl RocksShared {
         options.set_env(&self.env);
         options.set_sst_file_manager(&self.files);
         options.set_write_buffer_manager(&self.write_buffers);
-        options.set_max_background_jobs(i32::from(self.config.background_threads.max(1)) + 1);
+        options.set_max_background_jobs(i32::from(self.settings.background_threads.max(1)) + 1);
         options.set_paranoid_checks(true);
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_wal_recovery_mode(match tolerance {
             WalTolerance::Tail => DBRecoveryMode::TolerateCorruptedTailRecords,
             WalTolerance::None => DBRecoveryMode::AbsoluteConsistency,
         });
-        options.set_max_total_wal_size(self.config.log_bytes_max.0);
+        options.set_max_total_wal_size(self.settings.log_bytes_max.0);
         // Without a log the files alone must be one moment of all tables.
         options.set_atomic_flush(!logged);
         // A log makes the flush needless; without one nothing is promised after a close.
         options.set_avoid_flush_during_shutdown(true);
+        options.set_use_direct_reads(self.settings.direct_io);
+        options.set_use_direct_io_for_flush_and_compaction(self.settings.direct_io);
         // One thread writes, and folding operands in the write buffer needs it to be so.
         options.set_allow_concurrent_memtable_write(false);
         options.set_bytes_per_sync(1 << 20);
@@ -151,23 +154,45 @@ impl RocksShared {
 
     /// Options of any column family.
     pub(super) fn family(&self) -> Options {
+        let is = &self.settings;
         let mut options = Options::default();
-        options.set_write_buffer_size(bytes(self.config.table_write_buffer_bytes));
+        options.set_write_buffer_size(bytes(is.table_write_buffer_bytes));
+        options.set_max_write_buffer_number(i32::from(is.write_buffers_max));
+        options.set_min_write_buffer_number_to_merge(i32::from(is.write_buffers_merged));
+        options.set_memtable_prefix_bloom_ratio(is.write_buffer_filter);
+        options.set_memtable_whole_key_filtering(is.write_buffer_filter > 0.0);
         options.set_arena_block_size(ARENA_BYTES);
-        options.set_level_compaction_dynamic_level_bytes(true);
-        options.set_target_file_size_base(32 << 20);
-        options.set_max_bytes_for_level_base(128 << 20);
-        options.set_compression_type(DBCompressionType::Lz4);
-        options.set_bottommost_compression_type(DBCompressionType::Zstd);
+        options.set_compaction_style(match is.compaction {
+            Compaction::Level => DBCompactionStyle::Level,
+            Compaction::Universal => DBCompactionStyle::Universal,
+        });
+        options.set_level_zero_file_num_compaction_trigger(i32::from(is.level0_files));
+        options.set_level_compaction_dynamic_level_bytes(is.dynamic_levels);
+        options.set_target_file_size_base(is.file_bytes.0);
+        options.set_max_bytes_for_level_base(is.level_bytes.0);
+        options.set_compression_type(compression(is.compression));
+        options.set_bottommost_compression_type(compression(is.bottommost_compression));
         options.set_block_based_table_factory(&self.blocks());
         options
     }
 
     fn blocks(&self) -> BlockBasedOptions {
+        let is = &self.settings;
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(&self.cache);
         blocks.set_format_version(SST_FORMAT);
-        blocks.set_bloom_filter(10.0, false);
+        blocks.set_block_size(bytes(is.block_bytes));
+        match is.filter {
+            Filter::None => {}
+            Filter::Bloom => blocks.set_bloom_filter(is.filter_bits, false),
+            // Level 0 goes away before the smaller size is worth the work.
+            Filter::Ribbon => blocks.set_hybrid_ribbon_filter(is.filter_bits, 1),
+        }
+        if is.partitioned_index {
+            blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+            blocks.set_partition_filters(true);
+            blocks.set_pin_top_level_index_and_filter(true);
+        }
         blocks.set_whole_key_filtering(true);
         blocks.set_optimize_filters_for_memory(true);
         // So that one budget holds for everything that grows with the data.
@@ -175,6 +200,14 @@ impl RocksShared {
         blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
         blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
         blocks
+    }
+}
+
+fn compression(kind: Compression) -> DBCompressionType {
+    match kind {
+        Compression::None => DBCompressionType::None,
+        Compression::Lz4 => DBCompressionType::Lz4,
+        Compression::Zstd => DBCompressionType::Zstd,
     }
 }
 

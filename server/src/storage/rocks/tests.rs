@@ -18,6 +18,7 @@ use crate::storage::{
 
 mod age;
 mod deletion;
+mod predefined;
 
 const A: TableId = TableId(1);
 const B: TableId = TableId(2);
@@ -138,7 +139,7 @@ fn logged_writes_survive_the_death_of_the_process() {
 #[test]
 fn an_unlogged_backend_comes_back_to_one_moment_of_all_tables() {
     let mut place = Place::new();
-    let small = RocksConfig { table_write_buffer_bytes: bytesize::ByteSize::kib(256), ..RocksConfig::default() };
+    let small = RocksConfig { table_write_buffer_bytes: Some(bytesize::ByteSize::kib(256)), ..RocksConfig::default() };
     place.shared = RocksShared::new(&small).unwrap();
     let dir = place.dir("live");
     let mut backend = place.backend(&dir, false);
@@ -280,7 +281,7 @@ fn log_and_manifest_grow_under_one_identity_and_nothing_changed_is_the_same() {
 #[test]
 fn a_log_that_is_too_long_is_flushed_after_the_freeze_and_not_before() {
     let root = tempfile::tempdir().unwrap();
-    let config = RocksConfig { unflushed_log_bytes: bytesize::ByteSize::kib(100), ..RocksConfig::default() };
+    let config = RocksConfig { unflushed_log_bytes: Some(bytesize::ByteSize::kib(100)), ..RocksConfig::default() };
     let place = Place { root, shared: RocksShared::new(&config).unwrap() };
     let mut backend = place.backend(&place.dir("live"), true);
     (0..100).for_each(|key| put(&mut backend, Logging::Buffered, A, key));
@@ -488,6 +489,6 @@ fn an_empty_config_is_valid_and_a_misspelt_key_is_not() {
     let config: RocksConfig = toml::from_str("").unwrap();
     assert_eq!(config.block_cache_bytes, RocksConfig::default().block_cache_bytes);
     let config: RocksConfig = toml::from_str("block_cache_bytes = '1 GiB'\nbackground_threads = 4").unwrap();
-    assert_eq!((config.block_cache_bytes.0, config.background_threads), (1 << 30, 4));
+    assert_eq!((config.block_cache_bytes, config.background_threads), (Some(bytesize::ByteSize::gib(1)), Some(4)));
     assert!(toml::from_str::<RocksConfig>("block_cache = '1 GiB'").is_err());
 }
