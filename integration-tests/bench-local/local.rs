@@ -36,7 +36,13 @@ impl Local {
             rows.write(keys.map(|index| work.data.key(index)).zip(values.iter().map(|value| &value[..])))?;
         }
         drop(rows);
-        let cache = cache_bytes.map(|bytes| Cache::new(bytes, HashSet::new()));
+        // The SDK's worker has put all keys itself, too.
+        let cache = cache_bytes.map(|bytes| {
+            let mut cache = Cache::new(bytes, HashSet::new());
+            (0..work.count)
+                .for_each(|index| cache.value_put(at(work.data.key(index)), Some(&work.data.value(index, 0)), 0));
+            cache
+        });
         Ok(Self { embedded, cache, counts: vec![0; work.count as usize], started: Instant::now() })
     }
 }

@@ -19,8 +19,6 @@ const SHARDS: u32 = 2;
 const VALUES: Value<Bytes, Bytes> = Value::new("state");
 /// Records between two looks at the clock.
 const CLOCK: usize = 16;
-/// Keys that are read ahead while as many are worked on.
-const AHEAD: usize = 256;
 const CHECKPOINTS: Duration = Duration::from_secs(10);
 /// What the proxy adds in each direction.
 const DELAY: Duration = Duration::from_micros(250);
@@ -104,7 +102,7 @@ impl<'a> Remote<'a> {
     /// In micro-batches, each read while the one before is worked on.
     async fn ahead(&mut self, work: &Work<'_>) -> Result<usize> {
         let (begun, mut records) = (Instant::now(), 0);
-        let mut batches = work.draws.chunks(AHEAD).cycle();
+        let mut batches = work.draws.chunks(work.keys.ahead()).cycle();
         let mut batch = batches.next().unwrap_or_default();
         while begun.elapsed() < work.duration {
             self.worker.boundary(WorkerState::new).await?;

@@ -14,7 +14,7 @@ const ZIPF: f64 = 0.99;
 /// Which keys come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
-    /// A tenth of all keys, round and round in a random order; all fit into the cache.
+    /// A tenth of all keys, all alike; all fit into the cache.
     Hot,
     /// All keys, some much more often than others; the cache holds a tenth.
     Zipf,
@@ -33,6 +33,11 @@ impl Keys {
             Self::Zipf => "zipf",
             Self::Cold => "cold",
         }
+    }
+
+    /// Keys that are read ahead while as many are worked on: a micro-batch.
+    pub fn ahead(self) -> usize {
+        if self == Self::Cold { 256 } else { 1024 }
     }
 
     /// Rows: id, our side, the peer's, and the target.
@@ -70,13 +75,11 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     pub fn new(keys: Keys, data: &'a Data, random: &mut Random, duration: Duration) -> Self {
-        let (count, draws) = match keys {
-            Keys::Hot => {
-                let count = data.len() / 10;
-                (count, random.order(count))
-            }
-            Keys::Zipf => (data.len(), zipf(data.len(), random)),
-            Keys::Cold => (data.len(), (0..DRAWS).map(|_| random.below(data.len())).collect()),
+        let count = if keys == Keys::Hot { data.len() / 10 } else { data.len() };
+        let draws = match keys {
+            Keys::Zipf => zipf(count, random),
+            // Never the same order twice: memory would come to lie in it.
+            Keys::Hot | Keys::Cold => (0..DRAWS).map(|_| random.below(count)).collect(),
         };
         Self { data, keys, count, draws, duration }
     }

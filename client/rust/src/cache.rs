@@ -115,6 +115,11 @@ impl Entry {
             on_clock: false,
         }
     }
+
+    /// True if it may not be forgotten now.
+    fn is_pinned(&self) -> bool {
+        self.reads > 0 || self.unsent.is_some()
+    }
 }
 
 type Entries = HashMap<Arc<[u8]>, Entry>;
@@ -356,14 +361,15 @@ impl Cache {
         }
     }
 
-    /// Puts an entry that holds something on the clock, and forgets one that holds nothing.
+    /// Puts an entry that holds something and may be forgotten on the clock, and forgets one that holds nothing.
     fn settle(&mut self, address: &Arc<[u8]>) {
         let Some(entry) = self.entries.get_mut(address) else { return };
-        let pinned = entry.reads > 0 || entry.unsent.is_some();
-        let worthless = entry.body.is_unknown() || self.uncached.contains(&split(address).0);
-        if !entry.on_clock && !pinned && worthless {
+        if entry.on_clock || entry.is_pinned() {
+            return;
+        }
+        if entry.body.is_unknown() || self.uncached.contains(&split(address).0) {
             self.forget(address);
-        } else if !entry.on_clock && !worthless {
+        } else {
             entry.on_clock = true;
             self.clock.push_back(address.clone());
         }
@@ -380,8 +386,10 @@ impl Cache {
                 continue;
             }
             let Some(entry) = self.entries.get_mut(&address) else { continue };
-            if entry.used || entry.reads > 0 || entry.unsent.is_some() {
-                entry.used = false;
+            if entry.is_pinned() {
+                // It comes back once it is sent or read, and is not looked at until then.
+                entry.on_clock = false;
+            } else if std::mem::take(&mut entry.used) {
                 self.clock.push_back(address);
             } else {
                 self.forget(&address);

@@ -237,16 +237,19 @@ impl Session {
         self.written(self.write_now(state, now, write)).await
     }
 
-    /// Writes into the cache at a time when the session was ready, and hands everything unsent to the lanes if it is
-    /// too much. To be followed by [`Session::written`].
+    /// Writes into the cache at a time when the session was ready, and hands what is oldest to the lanes if too much is
+    /// unsent: never all at once, for reads of other keys would have to wait behind it. To be followed by
+    /// [`Session::written`].
     pub(crate) fn write_now(&self, state: u32, now: Instant, write: impl FnOnce(&mut Cache, u64)) -> Written {
         let mut cache = self.lock();
         write(&mut cache, now.saturating_duration_since(self.started).as_millis() as u64);
-        let flush = cache.wants_flush() || cache.is_uncached(state);
-        if flush {
+        let flushed = cache.wants_flush() || cache.is_uncached(state);
+        if cache.is_uncached(state) {
             self.send_unsent(&mut cache, u64::MAX);
+        } else if flushed {
+            self.send_portion(&mut cache, u64::MAX);
         }
-        Written { flushed: flush }
+        Written { flushed }
     }
 
     /// Waits behind a write while too much is on its way.

@@ -8,7 +8,10 @@ use forebay_integration_tests::harness::binary;
 use serde_json::Value;
 
 /// Names that documents and later runs rely on, one of each kind.
-const IDS: [&str; 10] = [
+const IDS: [&str; 13] = [
+    "stream_memory_vs_redis",
+    "stream_memory_vs_tcp",
+    "stream_rocks_get_vs_embedded",
     "stream_memory_put_1_vs_redis",
     "stream_memory_get_128_vs_redis",
     "stream_rocks_append_1024_vs_redis",
@@ -29,7 +32,7 @@ fn a_quick_run_measures_everything_and_finds_no_wrong_answer() {
     assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
     let text = std::fs::read(out.path().join("ratios.json")).unwrap();
     let Value::Object(ratios) = serde_json::from_slice(&text).unwrap() else { panic!("not by id") };
-    assert_eq!(ratios.len(), 46);
+    assert_eq!(ratios.len(), 51);
     for id in IDS {
         assert!(said.contains(id) && ratios.contains_key(id), "{id} is missing");
     }
@@ -38,6 +41,29 @@ fn a_quick_run_measures_everything_and_finds_no_wrong_answer() {
             assert!(ratio[field].as_f64().is_some_and(|number| number > 0.0), "{id}: {field} in {ratio}");
         }
         assert_eq!((&ratio["runs"], &ratio["unit"]), (&1.into(), &"ops/s".into()), "{id}");
+    }
+}
+
+#[test]
+fn a_quick_run_of_the_local_bench_measures_every_row_of_its_document_and_finds_no_wrong_answer() {
+    let out = tempfile::tempdir().unwrap();
+    let run = Command::new(binary("bench-local")).args(["--quick", "--runs", "1", "--out"]).arg(out.path()).output();
+    let run = run.unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let text = std::fs::read(out.path().join("ratios.json")).unwrap();
+    let Value::Object(ratios) = serde_json::from_slice(&text).unwrap() else { panic!("not by id") };
+    for id in [
+        "sdk_hot_vs_embedded",
+        "sdk_hot_vs_embedded_cached",
+        "sdk_hot_vs_uncached",
+        "sdk_zipf_vs_embedded",
+        "sdk_cold_vs_embedded",
+        "sdk_hot_rtt500us",
+        "sdk_zipf_rtt500us",
+        "sdk_cold_rtt500us",
+        "unary_get_p99_vs_echo",
+    ] {
+        assert!(ratios.get(id).is_some_and(|row| row["median"].as_f64() > Some(0.0)), "{id} in {ratios:?}");
     }
 }
 
