@@ -89,6 +89,7 @@ bench:
 	$(BUILD)
 	$(CARGO_TARGET_DIR)/release/bench --runs $(RUNS)
 	$(CARGO_TARGET_DIR)/release/bench-checkpoints --runs $(RUNS)
+	$(CARGO_TARGET_DIR)/release/bench-local --runs $(RUNS)
 
 # What it finds stays in the cache: hundreds of inputs, of which few are worth a commit.
 FOUND := $(CACHE)/fuzz/$(TARGET)

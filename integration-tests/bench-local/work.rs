@@ -100,7 +100,7 @@ fn zipf(count: u32, random: &mut Random) -> Vec<u32> {
         sums.push(sum);
     }
     let mut draw = || {
-        let at = (random.next() >> 11) as f64 / (1_u64 << 53) as f64 * sum;
+        let at = (random.draw() >> 11) as f64 / (1_u64 << 53) as f64 * sum;
         (sums.partition_point(|below| *below <= at) as u32).min(count - 1)
     };
     (0..DRAWS).map(|_| draw()).collect()

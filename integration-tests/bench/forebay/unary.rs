@@ -27,7 +27,7 @@ pub async fn measure(client: &Client, job: &str, op: Op, load: &mut Load<'_>) ->
     let ledger = RefCell::new(load.books.of(op));
     let started = Instant::now();
     let callers = (0..CALLERS as u32).map(|caller| {
-        let (mut random, ledger, mut service) = (Random::new(load.random.next()), &ledger, service.clone());
+        let (mut random, ledger, mut service) = (Random::new(load.random.draw()), &ledger, service.clone());
         async move {
             let mut calls = 0_u64;
             while started.elapsed() < duration {

@@ -137,7 +137,7 @@ impl Redis {
         let share = data.len() / CALLERS as u32;
         let started = Instant::now();
         let callers = connections.iter_mut().enumerate().map(|(caller, connection)| {
-            let mut random = Random::new(load.random.next());
+            let mut random = Random::new(load.random.draw());
             let ledger = &ledger;
             async move {
                 // Each writes keys of its own, so that the last write of a key is known.

@@ -23,8 +23,13 @@ impl Data {
     /// Makes that many keys.
     pub fn new(count: u32) -> Self {
         let mut random = Random::new(u64::from(count));
-        let noise = (0..NOISE_BYTES + VALUE_BYTES).map(|_| random.next() as u8).collect();
+        let noise = (0..NOISE_BYTES + VALUE_BYTES).map(|_| random.draw() as u8).collect();
         Self { keys: (0..count).map(hex_key).collect(), noise }
+    }
+
+    /// True if there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// Number of keys.
@@ -111,14 +116,14 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// Returns a number below `end`.
     pub fn below(&mut self, end: u32) -> u32 {
-        (((self.next() >> 32) * u64::from(end)) >> 32) as u32
+        (((self.draw() >> 32) * u64::from(end)) >> 32) as u32
     }
 
     /// Returns the numbers below `end`, shuffled.

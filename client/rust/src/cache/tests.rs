@@ -374,7 +374,7 @@ fn run(seed: u64) {
 fn check(cache: &mut Cache, model: &Stored, seed: u64) {
     for key in (0..6_u8).map(|key| vec![key]) {
         if let Some(value) = cache.value(at(VALUES, &key)) {
-            assert_eq!(value.map(|value| &value[..]), model.values.get(&key).map(Vec::as_slice), "seed {seed}");
+            assert_eq!(value, model.values.get(&key).map(Vec::as_slice), "seed {seed}");
         }
         if let Some(list) = cache.list(at(LISTS, &key)) {
             let list: Vec<_> = list.map(|item| item.to_vec()).collect();
