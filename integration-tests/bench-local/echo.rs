@@ -1,17 +1,13 @@
 //! Unary calls: how long one takes, beside one that does nothing but come back.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-    time::Instant,
-};
+use std::{net::TcpListener, time::Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use forebay_client::v1::{GetRequest, PutRequest};
 use forebay_integration_tests::{
     bench::{
         data::{Data, Random, VALUE_BYTES},
+        peer::Peer,
         rows::{Rows, percentile},
     },
     harness::{Forebay, Job, JobBuilder, Setup, address, raw, value},
@@ -75,32 +71,10 @@ impl Service<http::Request<Body>> for Echo {
     }
 }
 
-/// The echo in a process of its own.
-struct Peer {
-    process: Child,
-    port: u16,
-}
-
-impl Peer {
-    fn start() -> Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?).arg(SERVE).stdout(Stdio::piped()).spawn()?;
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().context("it has an output")?).read_line(&mut line)?;
-        Ok(Self { process, port: line.trim().parse().context("it says its port")? })
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
 /// Calls both, one call at a time, so many calls a run.
 pub fn measure(data: &Data, runs: usize, calls: usize, rows: &mut Rows) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let peer = Peer::start()?;
+    let peer = Peer::start(SERVE)?;
     let mut pairs = Vec::new();
     runtime.block_on(async {
         let forebay: Forebay = Setup::dev().set("telemetry.log", "warn").start().await;
@@ -112,7 +86,7 @@ pub fn measure(data: &Data, runs: usize, calls: usize, rows: &mut Rows) -> Resul
             let put = PutRequest { address: Some(at(index)), values, ..Default::default() };
             api.state().put(put).await?;
         }
-        let echo = Channel::from_shared(format!("http://127.0.0.1:{}", peer.port))?.connect().await?;
+        let echo = Channel::from_shared(format!("http://127.0.0.1:{}", peer.port()))?.connect().await?;
         let (mut state, mut echo) = (api.state(), Grpc::new(echo));
         let mut random = Random::new(1);
         for _ in 0..runs {

@@ -14,7 +14,6 @@ const CLOCK: usize = 16;
 /// The SDK's: how long a write may stay unsent, and how large a batch becomes.
 const DELAY_MS: u64 = 1_000;
 const LIMITS: BatchLimits = BatchLimits { ops_max: 1024, bytes: 256 << 10, batches_max: usize::MAX };
-const FILL_BATCH: u32 = 1024;
 
 /// A loop with its own RocksDB. Nothing goes to its log: a Flink task relies on its checkpoints alone.
 pub struct Local {
@@ -29,13 +28,7 @@ impl Local {
     /// Opens a database that holds every key with stamp 0; `cache_bytes` are those of the cache before it.
     pub fn open(work: &Work<'_>, cache_bytes: Option<usize>) -> Result<Self> {
         let embedded = Embedded::open(false)?;
-        let rows = embedded.table()?;
-        for first in (0..work.count).step_by(FILL_BATCH as usize) {
-            let keys = first..work.count.min(first + FILL_BATCH);
-            let values: Vec<_> = keys.clone().map(|index| work.data.value(index, 0)).collect();
-            rows.write(keys.map(|index| work.data.key(index)).zip(values.iter().map(|value| &value[..])))?;
-        }
-        drop(rows);
+        embedded.fill(work.data, work.count)?;
         // The SDK's worker has put all keys itself, too.
         let cache = cache_bytes.map(|bytes| {
             let mut cache = Cache::new(bytes, HashSet::new());

@@ -3,22 +3,9 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use forebay_integration_tests::bench::{data::Data, embedded::Embedded};
+use forebay_integration_tests::bench::embedded::Embedded;
 
 use crate::{load::Load, plan::Op};
-
-const FILL_BATCH: u32 = 1024;
-
-/// Puts every key with stamp 0.
-pub fn fill(embedded: &Embedded, data: &Data) -> Result<()> {
-    let rows = embedded.table()?;
-    for first in (0..data.len()).step_by(FILL_BATCH as usize) {
-        let keys = first..data.len().min(first + FILL_BATCH);
-        let values: Vec<_> = keys.clone().map(|index| data.value(index, 0)).collect();
-        rows.write(keys.map(|index| data.key(index)).zip(values.iter().map(|value| &value[..])))?;
-    }
-    Ok(())
-}
 
 /// Returns operations per second of one thread, in batches.
 pub fn measure(embedded: &Embedded, op: Op, batch: usize, load: &mut Load<'_>) -> Result<f64> {

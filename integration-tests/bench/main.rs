@@ -22,7 +22,6 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-
 use forebay_integration_tests::bench::{
     data::{Data, Random},
     embedded::Embedded,
@@ -145,7 +144,7 @@ impl Peers {
         peers.redis.fill(data)?;
         peers.redis_aof.fill(data)?;
         peers.tcp.fill(data)?;
-        embedded::fill(&peers.embedded, data)?;
+        peers.embedded.fill(data, data.len())?;
         Ok(peers)
     }
 

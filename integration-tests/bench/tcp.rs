@@ -5,14 +5,16 @@
 
 use std::{
     collections::VecDeque,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use forebay_integration_tests::bench::data::{Data, KEY_BYTES, Ledger, VALUE_BYTES};
+use forebay_integration_tests::bench::{
+    data::{Data, KEY_BYTES, Ledger, VALUE_BYTES},
+    peer::Peer,
+};
 use hashbrown::HashMap;
 
 use crate::{
@@ -76,22 +78,16 @@ fn number(bytes: &[u8]) -> u32 {
 }
 
 /// The map in a process of its own.
-pub struct Tcp {
-    process: Child,
-    port: u16,
-}
+pub struct Tcp(Peer);
 
 impl Tcp {
     /// Starts it.
     pub fn start() -> Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?).arg(SERVE).stdout(Stdio::piped()).spawn()?;
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().context("it has an output")?).read_line(&mut line)?;
-        Ok(Self { process, port: line.trim().parse().context("it says its port")? })
+        Ok(Self(Peer::start(SERVE)?))
     }
 
     pub fn process_id(&self) -> u32 {
-        self.process.id()
+        self.0.process_id()
     }
 
     /// Puts every key with stamp 0.
@@ -149,16 +145,9 @@ impl Tcp {
     }
 
     fn connect(&self) -> Result<TcpStream> {
-        let socket = TcpStream::connect(("127.0.0.1", self.port))?;
+        let socket = TcpStream::connect(("127.0.0.1", self.0.port()))?;
         socket.set_nodelay(true)?;
         Ok(socket)
-    }
-}
-
-impl Drop for Tcp {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
     }
 }
 

@@ -116,9 +116,14 @@ pub fn read(file: Option<&Path>, overrides: &[(String, String)]) -> Result<Confi
     let mut sound = Value::Object(serde_json::Map::new());
     for (path, value) in leaves(&given) {
         let value = as_default(value, path.iter().try_fold(&defaults, |at, key| at.get(key)));
-        match serde_json::from_value::<Config>(path.iter().rev().fold(value.clone(), |at, key| json!({ key: at }))) {
-            Ok(_) => set(&mut sound, &path, value),
-            Err(error) => problems.push(format!("{}: {error}", path.join("."))),
+        let alone = |value: &Value| path.iter().rev().fold(value.clone(), |at, key| json!({ key: at }));
+        let fits = |value: &Value| serde_json::from_value::<Config>(alone(value)).map(drop);
+        // What has no default may be a number, too.
+        let number = value.as_str().and_then(|text| text.parse::<Value>().ok()).filter(|number| fits(number).is_ok());
+        match (fits(&value), number) {
+            (Ok(()), _) => set(&mut sound, &path, value),
+            (Err(_), Some(number)) => set(&mut sound, &path, number),
+            (Err(error), None) => problems.push(format!("{}: {error}", path.join("."))),
         }
     }
     let read: Config = serde_json::from_value(sound).map_err(|error| vec![error.to_string()])?;
@@ -143,11 +148,7 @@ fn leaves(given: &Value) -> Vec<(Vec<String>, Value)> {
 /// Flags and the environment hold text: reads it as what the key's default is.
 fn as_default(value: Value, default: Option<&Value>) -> Value {
     match (&value, default) {
-        // What has no default may be a number as well as a text.
-        (Value::String(text), Some(Value::Bool(_) | Value::Number(_) | Value::Null)) => match text.parse() {
-            Ok(parsed @ (Value::Bool(_) | Value::Number(_))) => parsed,
-            _ => value,
-        },
+        (Value::String(text), Some(Value::Bool(_) | Value::Number(_))) => text.parse().unwrap_or(value),
         (Value::String(text), Some(Value::Array(_))) => text.split(',').map(str::trim).collect(),
         (Value::Bool(_) | Value::Number(_), Some(Value::String(_))) => Value::String(value.to_string()),
         _ => value,
@@ -253,6 +254,8 @@ mod tests {
             ("coordinator.server_lease", "3s"),
             ("checkpoint.upload_bytes_per_second", "100MiB"),
             ("checkpoint.uploads_parallel", "2"),
+            ("server.advertise", "http://1"),
+            ("checkpoint.savepoint_dir", "2013"),
             ("rocksdb.predefined", "low_memory"),
             ("rocksdb.level0_files", "8"),
             ("rocksdb.block_cache_bytes", "64MiB"),
@@ -265,7 +268,7 @@ mod tests {
         assert!(config.checkpoint.store.s3.path_style && config.checkpoint.store.s3.attempts_max == 7);
         assert_eq!(config.coordinator.server_lease.as_secs(), 3);
         assert_eq!(config.checkpoint.upload_bytes_per_second, ByteSize::mib(100));
-        assert_eq!(config.checkpoint.uploads_parallel, 2);
+        assert_eq!((config.checkpoint.uploads_parallel, &config.checkpoint.savepoint_dir[..]), (2, "2013"));
         let rocksdb = storage::RocksConfig {
             predefined: storage::Predefined::LowMemory,
             level0_files: Some(8),

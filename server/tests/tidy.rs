@@ -28,10 +28,11 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 30] = [
+const PURE: [&str; 31] = [
     "shard/core.rs",
     "shard/core/freezing.rs",
     "shard/core/opening.rs",
+    "shard/core/storing.rs",
     "shard/core/sweep.rs",
     "shard/core/views.rs",
     "shard/durable.rs",

@@ -8,6 +8,7 @@ use forebay_client::{
     raw::{LaneHandle, Reply, StreamClient, Write},
     routing::Table,
 };
+use forebay_integration_tests::bench::data::{Data, KEY_BYTES, Ledger, VALUE_BYTES};
 use forebay_proto::{
     packed::{self, Answers, OpsBuilder},
     v1::OpKind,
@@ -15,8 +16,6 @@ use forebay_proto::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 
 use super::STATE;
-use forebay_integration_tests::bench::data::{Data, KEY_BYTES, Ledger, VALUE_BYTES};
-
 use crate::{
     load::{APPENDS_MAX, Books, Load},
     plan::{IN_FLIGHT, Op},

@@ -12,9 +12,12 @@ use forebay_server::storage::{
 use rocksdb::{BoundColumnFamily, Cache, DBWithThreadMode, Env, MultiThreaded, Options, WriteBatch, WriteOptions};
 use tempfile::TempDir;
 
+use super::data::Data;
+
 const TABLE: Table = Table { id: TableId(1), merge: None };
 /// The server's default.
 const CACHE: ByteSize = ByteSize::mib(256);
+const FILL_BATCH: usize = 1024;
 /// What the server calls its column family.
 const FAMILY: &str = "s1";
 
@@ -38,6 +41,17 @@ impl Embedded {
         let mut options = WriteOptions::default();
         options.disable_wal(!logged);
         Ok(Self { db, options, _folder: folder })
+    }
+
+    /// Puts so many keys with stamp 0.
+    pub fn fill(&self, data: &Data, count: u32) -> Result<()> {
+        let rows = self.table()?;
+        for first in (0..count).step_by(FILL_BATCH) {
+            let keys = first..count.min(first + FILL_BATCH as u32);
+            let values: Vec<_> = keys.clone().map(|index| data.value(index, 0)).collect();
+            rows.write(keys.map(|index| data.key(index)).zip(values.iter().map(|value| &value[..])))?;
+        }
+        Ok(())
     }
 
     fn family(&self) -> Result<Arc<BoundColumnFamily<'_>>> {

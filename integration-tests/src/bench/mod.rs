@@ -4,4 +4,5 @@ pub mod data;
 #[cfg(feature = "rocksdb")]
 pub mod embedded;
 pub mod machine;
+pub mod peer;
 pub mod rows;

@@ -5,6 +5,7 @@
 
 mod freezing;
 mod opening;
+mod storing;
 mod sweep;
 mod views;
 
@@ -222,22 +223,6 @@ impl Core {
         done
     }
 
-    /// True if [`Core::sync`] has something to do: until then nobody may be told of what was applied.
-    pub fn is_unsynced(&self) -> bool {
-        self.unsynced
-    }
-
-    /// Makes what was applied survive the machine, where that is promised; a failure ends the process.
-    pub fn sync(&mut self) -> Result<(), Refused> {
-        if !std::mem::take(&mut self.unsynced) {
-            return Ok(());
-        }
-        self.backend.write(&Writes::default(), Logging::Synced).map_err(|error| {
-            self.failed = Some(error.to_string());
-            ops::failed(&error)
-        })
-    }
-
     /// Does a batch as [`Core::batch`] does, but for the sync; several of them can share one.
     pub fn apply_batch(&mut self, batch: &Batch, moment: Moment) -> Result<Done, Refused> {
         if let Some(cause) = &self.failed {
@@ -441,45 +426,6 @@ impl Core {
             self.lost = Some(refused.message.clone());
         }
         result
-    }
-
-    fn durable_enough(&self, asked: v1::Durability) -> Result<(), Refused> {
-        use v1::Durability::{Checkpoint, None, Unspecified};
-        let job = self.identity.durability;
-        let message = match asked {
-            Checkpoint => "wait for a checkpoint with AwaitDurable: a batch cannot ask for it",
-            Unspecified | None => return Ok(()),
-            _ if job == None => "the job's durability is none: logged and unlogged writes are never mixed",
-            _ => return Ok(()),
-        };
-        Err(Refused::new(Reason::SettingsConflict, message))
-    }
-
-    fn logging(&self, asked: v1::Durability) -> Logging {
-        match self.identity.durability {
-            v1::Durability::None => Logging::None,
-            v1::Durability::WalSync => Logging::Synced,
-            _ if asked == v1::Durability::WalSync => Logging::Synced,
-            _ => Logging::Buffered,
-        }
-    }
-
-    fn store(&mut self, writes: &Writes, asked: v1::Durability) -> Result<(), Refused> {
-        let logging = match self.logging(asked) {
-            Logging::Synced => {
-                self.unsynced = true;
-                Logging::Buffered
-            }
-            logging => logging,
-        };
-        let result = self.backend.write(writes, logging);
-        if let Err(error) = &result
-            && matches!(error, storage::Error::Io { .. } | storage::Error::Corrupt { .. })
-        {
-            // Nobody knows what of the batch is on the disk. Only a new start that reads the log does.
-            self.failed = Some(error.to_string());
-        }
-        result.map_err(|error| ops::failed(&error))
     }
 
     fn ensure_table(&mut self, table: storage::Table) -> storage::Result<()> {
