@@ -23,7 +23,7 @@ impl Place {
             store: self.store.clone(),
             job: layout::Job::at("job/").unwrap(),
             names: Names::Shared("s1".into()),
-            uploads: Arc::new(Uploads::new(4, 0, self.dir.path().join("packs")).unwrap()),
+            uploads: Arc::new(Uploads::new(UPLOADS, 0, self.dir.path().join("packs")).unwrap()),
         }
     }
 
@@ -138,11 +138,16 @@ async fn the_error_of_a_pack_is_that_of_all_its_pieces() {
     assert_eq!(place.objects().await, 0);
 }
 
+/// Uploads at a time.
+const UPLOADS: usize = 4;
+
 /// A store that tells how many files are on their way to it at a time.
 #[derive(Debug)]
 struct Slow {
     inner: MemoryStore,
     now: Mutex<(usize, usize)>,
+    /// As many as are to be on their way together wait for each other.
+    together: tokio::sync::Barrier,
 }
 
 #[async_trait::async_trait]
@@ -156,6 +161,8 @@ impl ObjectStore for Slow {
             now.0 += 1;
             now.1 = now.1.max(now.0);
         }
+        self.together.wait().await;
+        // One too many would come meanwhile.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -185,12 +192,16 @@ impl ObjectStore for Slow {
 #[tokio::test]
 async fn uploads_at_a_time_are_bounded_over_all_jobs_of_a_server() {
     let place = Place::new();
-    let slow = Arc::new(Slow { inner: MemoryStore::default(), now: Mutex::default() });
+    let slow = Arc::new(Slow {
+        inner: MemoryStore::default(),
+        now: Mutex::default(),
+        together: tokio::sync::Barrier::new(UPLOADS),
+    });
     let target = Target { store: slow.clone(), ..place.target() };
-    let packers: Vec<_> = (0..10).map(|_| Packer::new(target.clone(), 1)).collect();
+    let packers: Vec<_> = (0..3 * UPLOADS).map(|_| Packer::new(target.clone(), 1)).collect();
     let given = packers.iter().map(|packer| packer.give(vec![place.piece("one")]));
     for answers in join_all(given).await {
         placed(answers);
     }
-    assert_eq!(slow.now.lock().unwrap().1, 4);
+    assert_eq!(slow.now.lock().unwrap().1, UPLOADS);
 }
