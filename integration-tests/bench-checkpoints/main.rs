@@ -5,7 +5,6 @@
 
 mod load;
 mod pause;
-mod plot;
 mod scenes;
 mod stand;
 
@@ -14,7 +13,10 @@ use std::{path::PathBuf, time::Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
-use forebay_integration_tests::bench::rows::{Rows, default_folder};
+use forebay_integration_tests::bench::{
+    plot,
+    rows::{Rows, default_folder},
+};
 
 /// Measures checkpoints and restores.
 #[derive(Debug, Parser)]

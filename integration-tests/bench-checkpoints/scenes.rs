@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use forebay_integration_tests::{
-    bench::rows::{Rows, Series, median},
+    bench::rows::{NO_TARGET, Rows, Series, median},
     harness::{Cluster, Setup},
     s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY},
 };
@@ -54,7 +54,7 @@ pub async fn incremental(scale: Scale, rows: &mut Rows) -> Result<()> {
             }
         }
         points.push((size as f64 / 1e3, median(&took)));
-        rows.absolute(format!("incremental_ms_{name}"), "ms", "–", took.clone());
+        rows.absolute(format!("incremental_ms_{name}"), "ms", NO_TARGET, took.clone());
         durations.push(took);
         if name == "5g" {
             rows.ratio("incremental_bytes", "bytes", "≤ 0.10", &bytes);
@@ -184,7 +184,7 @@ pub async fn puts(scale: Scale, rows: &mut Rows) -> Result<()> {
         told.push(checkpoint.puts as f64);
     }
     rows.absolute("puts_per_checkpoint", "requests", "≤ 8", counted);
-    rows.absolute("puts_per_checkpoint_told", "requests", "–", told);
+    rows.absolute("puts_per_checkpoint_told", "requests", NO_TARGET, told);
     Ok(())
 }
 

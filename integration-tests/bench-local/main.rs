@@ -20,6 +20,7 @@ use clap::Parser;
 use forebay_integration_tests::bench::{
     data::{Data, Random},
     machine::Machine,
+    plot,
     rows::{Rows, default_folder},
 };
 
@@ -55,6 +56,9 @@ struct Args {
     /// Folder for ratios.json, which is added to [default: bench, beside the folder of this binary].
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Folder for plots.
+    #[arg(long)]
+    plots: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -82,6 +86,9 @@ fn main() -> Result<()> {
     machine.look_again();
     print!("{}", rows.table());
     let ratios = rows.write(&out)?;
+    if let Some(folder) = &args.plots {
+        plot::save(folder, "local", &plot::ratios(&rows.ratios()))?;
+    }
     println!("load average after: {}", machine.load_after());
     let seconds = started.elapsed().as_secs();
     println!("bench-local: runs {}, rows {}, keys {keys}, {seconds} s, {}", args.runs, rows.len(), ratios.display());

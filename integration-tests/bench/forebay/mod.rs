@@ -9,7 +9,7 @@ use std::{collections::HashMap, future::Future};
 use anyhow::Result;
 use forebay_client::Client;
 use forebay_integration_tests::{
-    bench::data::Data,
+    bench::{data::Data, lanes::STATE},
     harness::{self, Job, JobBuilder, Setup, list, value},
 };
 use tokio::runtime::{Builder, Runtime};
@@ -22,7 +22,6 @@ use crate::{
 
 /// As many as there are cores to serve them.
 const SHARDS: u32 = 2;
-const STATE: &str = "state";
 /// The SDK's cache if it is to have none: no entry fits, each is evicted as soon as it may be.
 const NO_CACHE: usize = 1;
 
@@ -60,7 +59,7 @@ impl Forebay {
     pub fn fill(&mut self, data: &Data) -> Result<()> {
         for target in Target::OURS {
             let (url, job) = (self.process.url(), self.job(target, Op::Put));
-            alone(async { stream::Lanes::open(&url, &job).await?.fill(data).await })?;
+            alone(stream::fill(&url, &job, data))?;
         }
         for updater in self.updaters.values_mut() {
             self.runtime.block_on(updater.fill(data))?;
@@ -86,7 +85,7 @@ impl Forebay {
         match work {
             Work::Stream(op, batch) => {
                 let job = self.job(target, op);
-                alone(async { stream::Lanes::open(&url, &job).await?.measure(op, batch, load).await })
+                alone(stream::measure(&url, &job, op, batch, load))
             }
             Work::Unary(op) => {
                 let job = self.job(target, op);

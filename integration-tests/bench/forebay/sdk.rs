@@ -5,8 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use forebay_client::{Client, Value, ValueState, Worker, WorkerState, codec::Bytes};
 
-use super::STATE;
-use forebay_integration_tests::bench::data::Data;
+use forebay_integration_tests::bench::{data::Data, lanes::STATE};
 
 use crate::load::Load;
 

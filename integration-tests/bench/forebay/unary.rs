@@ -8,13 +8,15 @@ use forebay_client::{
     v1::{self, GetRequest, GetResponse, PutRequest, state_service_client::StateServiceClient},
 };
 use forebay_integration_tests::{
-    bench::data::{Data, Random},
+    bench::{
+        data::{Data, Random},
+        lanes::STATE,
+    },
     harness::{address, raw},
 };
 use futures::future::try_join_all;
 use tonic::transport::Channel;
 
-use super::STATE;
 use crate::{
     load::Load,
     plan::{CALLERS, Op},

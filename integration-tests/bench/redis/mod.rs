@@ -1,25 +1,18 @@
-//! redis-server: a process of its own for the bench, and the fastest client that is still an honest one.
-
-mod connection;
+//! redis-server, by pipelines.
 
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    future::Future,
-    net::TcpListener,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use forebay_integration_tests::{
-    bench::data::{Data, Ledger, Random},
-    harness::Process,
+use anyhow::{Context as _, Result, bail};
+use forebay_integration_tests::bench::{
+    data::{Data, Ledger, Random},
+    redis::{Connection, RedisServer, Reply},
 };
 use futures::future::try_join_all;
-use tempfile::TempDir;
-use tokio::{process::Command, runtime::Runtime};
 
-use self::connection::{Connection, Reply};
 use crate::{
     load::{APPENDS_MAX, Load},
     plan::{CALLERS, IN_FLIGHT, Op, Pace, UPDATES, Work},
@@ -29,84 +22,43 @@ use crate::{
 const VALUES: u32 = 0;
 const LISTS: u32 = 1;
 const UPDATED: u32 = 2;
-const FILL_BATCH: usize = 1024;
-const START_MAX: Duration = Duration::from_secs(10);
 
 /// A running redis-server and what read-modify-write knows of it.
 pub struct Redis {
-    // First: it must end before its folder goes and its runtime stops.
-    process: Process,
-    _folder: TempDir,
-    runtime: Runtime,
-    port: u16,
+    server: RedisServer,
     counts: Vec<u64>,
 }
 
 impl Redis {
-    /// Starts one without snapshots, on a free port; `log` gives it an append-only file.
+    /// Starts one; `log` gives it an append-only file.
     pub fn start(log: bool) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("forebay-bench-redis-").tempdir()?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
-        command.args(["--appendonly", if log { "yes" } else { "no" }, "--appendfsync", "everysec"]);
-        // A rewrite in the background would take half of the machine from whoever is measured then.
-        command.args(["--auto-aof-rewrite-percentage", "0"]);
-        command.arg("--dir").arg(folder.path());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let process = runtime.block_on(async { Process::start(command, folder.path(), "redis") });
-        let redis = Self { process, _folder: folder, runtime, port, counts: Vec::new() };
-        redis.run(async {
-            let until = Instant::now() + START_MAX;
-            while Connection::open(port, VALUES).await.is_err() {
-                ensure!(Instant::now() < until, "redis-server does not start:\n{}", redis.process.stdout());
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            Ok(())
-        })?;
-        Ok(redis)
+        Ok(Self { server: RedisServer::start(log)?, counts: Vec::new() })
     }
 
     pub fn process_id(&self) -> u32 {
-        self.process.id()
-    }
-
-    fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.runtime.block_on(work)
+        self.server.process_id()
     }
 
     /// Puts every key, and those of read-modify-write, with stamp 0.
     pub fn fill(&mut self, data: &Data) -> Result<()> {
         self.counts = vec![0; data.len() as usize / 10];
-        let updated = self.counts.len() as u32;
-        self.run(async {
-            for (db, keys) in [(VALUES, data.len()), (UPDATED, updated)] {
-                let mut connection = Connection::open(self.port, db).await?;
-                for first in (0..keys).step_by(FILL_BATCH) {
-                    let batch = first..keys.min(first + FILL_BATCH as u32);
-                    for index in batch.clone() {
-                        connection.command(&[b"SET", data.key(index), &data.value(index, 0)]);
-                    }
-                    connection.exchange(batch.len(), |_, reply| stored(&reply)).await?;
-                }
-            }
-            Ok(())
-        })
+        self.server.fill(VALUES, data, data.len())?;
+        self.server.fill(UPDATED, data, self.counts.len() as u32)
     }
 
     /// Removes all lists.
     pub fn empty_lists(&mut self) -> Result<()> {
-        self.run(async {
-            let mut connection = Connection::open(self.port, LISTS).await?;
+        self.server.run(async {
+            let mut connection = self.server.connect(LISTS).await?;
             connection.command(&[b"FLUSHDB", b"SYNC"]);
-            connection.exchange(1, |_, reply| stored(&reply)).await
+            connection.exchange(1, |_, reply| reply.stored()).await
         })
     }
 
     /// Returns operations (or records) per second.
     pub fn measure(&mut self, work: Work, load: &mut Load<'_>) -> Result<f64> {
         let mut counts = std::mem::take(&mut self.counts);
-        let rate = self.run(async {
+        let rate = self.server.run(async {
             match work {
                 Work::Stream(op, batch) => self.stream(op, batch, load).await,
                 Work::Unary(op) => self.unary(op, load).await,
@@ -119,7 +71,7 @@ impl Redis {
     }
 
     async fn stream(&self, op: Op, batch: usize, load: &mut Load<'_>) -> Result<f64> {
-        let mut connection = Connection::open(self.port, db(op)).await?;
+        let mut connection = self.server.connect(db(op)).await?;
         let (data, keys) = (load.data, load.data.len());
         let ledger = RefCell::new(load.books.of(op));
         let mut next = || load.random.below(keys);
@@ -132,7 +84,7 @@ impl Redis {
     }
 
     async fn unary(&self, op: Op, load: &mut Load<'_>) -> Result<f64> {
-        let mut connections = try_join_all((0..CALLERS).map(|_| Connection::open(self.port, VALUES))).await?;
+        let mut connections = try_join_all((0..CALLERS).map(|_| self.server.connect(VALUES))).await?;
         let (data, duration, ledger) = (load.data, load.duration, RefCell::new(load.books.of(op)));
         let share = data.len() / CALLERS as u32;
         let started = Instant::now();
@@ -152,7 +104,7 @@ impl Redis {
     }
 
     async fn update(&self, batch: usize, load: &mut Load<'_>, counts: &mut [u64]) -> Result<f64> {
-        let mut connection = Connection::open(self.port, UPDATED).await?;
+        let mut connection = self.server.connect(UPDATED).await?;
         let order = load.random.order(counts.len() as u32);
         let (started, mut records) = (Instant::now(), 0);
         for keys in order.chunks(batch).cycle() {
@@ -164,7 +116,7 @@ impl Redis {
             }
             let (data, expected) = (load.data, &mut *counts);
             let checked = |place: usize, reply: Reply<'_>| {
-                let (index, found) = (keys[place], if let Reply::Value(value) = reply { Some(value) } else { None });
+                let (index, found) = (keys[place], reply.value());
                 data.check_update(index, found, expected[index as usize])?;
                 expected[index as usize] += 1;
                 Ok(())
@@ -174,7 +126,7 @@ impl Redis {
                 let value = load.data.value(index, counts[index as usize]);
                 connection.command(&[b"SET", load.data.key(index), &value]);
             }
-            connection.exchange(keys.len(), |_, reply| stored(&reply)).await?;
+            connection.exchange(keys.len(), |_, reply| reply.stored()).await?;
             records += keys.len();
         }
         Ok(records as f64 / started.elapsed().as_secs_f64())
@@ -227,9 +179,8 @@ async fn pipeline(
             .replies(|reply| {
                 let (index, op) = waiting.pop_front().context("a reply to nothing")?;
                 match (op, reply) {
-                    (Op::Get, Reply::Value(value)) => data.check(index, Some(value)),
-                    (Op::Get, _) => data.check(index, None),
-                    (_, reply) => stored(&reply),
+                    (Op::Get, reply) => data.check(index, reply.value()),
+                    (_, reply) => reply.stored(),
                 }
             })
             .await?;
@@ -258,16 +209,11 @@ async fn check(connection: &mut Connection, op: Op, data: &Data, ledger: &Ledger
         }
     }
     let compared = |place: usize, reply: Reply<'_>| {
-        let found = if let Reply::Value(value) = reply { Some(value) } else { None };
+        let found = reply.value();
         match op {
             Op::Append => ledger.check_list(data, sample[place], lens[place], found),
             _ => ledger.check(data, sample[place], found),
         }
     };
     connection.exchange(sample.len(), compared).await
-}
-
-fn stored(reply: &Reply<'_>) -> Result<()> {
-    ensure!(matches!(reply, Reply::Done | Reply::Number(_)), "not stored");
-    Ok(())
 }

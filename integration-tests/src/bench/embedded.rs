@@ -9,19 +9,20 @@ use forebay_server::storage::{
     Backend as _, Logging, RocksBackend, RocksConfig, RocksShared, Table, TableId, WalTolerance, Writes,
     row::{self, Header},
 };
-use rocksdb::{BoundColumnFamily, Cache, DBWithThreadMode, Env, MultiThreaded, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BoundColumnFamily, Cache, DBWithThreadMode, Env, MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
+};
 use tempfile::TempDir;
 
 use super::data::Data;
 
-const TABLE: Table = Table { id: TableId(1), merge: None };
 /// The server's default.
 const CACHE: ByteSize = ByteSize::mib(256);
 const FILL_BATCH: usize = 1024;
-/// What the server calls its column family.
-const FAMILY: &str = "s1";
+/// The key of the row that every table is made with.
+const FIRST: &[u8] = b"\xff first";
 
-/// A database with one table.
+/// A database with a table or several.
 pub struct Embedded {
     // Closed before its folder goes.
     db: DBWithThreadMode<MultiThreaded>,
@@ -30,11 +31,16 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens an empty one; `logged` says whether writes go to its log, which is not synced.
+    /// Opens an empty one of one table; `logged` says whether writes go to its log, which is not synced.
     pub fn open(logged: bool) -> Result<Self> {
+        Self::open_tables(logged, 1)
+    }
+
+    /// Opens an empty one of so many tables.
+    pub fn open_tables(logged: bool, tables: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("forebay-bench-embedded-").tempdir()?;
         let config = RocksConfig { block_cache_bytes: Some(CACHE), ..RocksConfig::default() };
-        make(folder.path(), &config)?;
+        make(folder.path(), &config, tables)?;
         let cache = Cache::new_hyper_clock_cache(usize::try_from(CACHE.0)?, 0);
         let (options, families) = Options::load_latest(folder.path(), Env::new()?, true, cache)?;
         let db = DBWithThreadMode::open_cf_descriptors(&options, folder.path(), families)?;
@@ -54,28 +60,55 @@ impl Embedded {
         Ok(())
     }
 
-    fn family(&self) -> Result<Arc<BoundColumnFamily<'_>>> {
-        self.db.cf_handle(FAMILY).context("the table is there")
+    /// The first table, to be used for many operations.
+    pub fn table(&self) -> Result<Rows<'_>> {
+        self.table_of(1)
     }
 
-    /// The table, to be used for many operations.
-    pub fn table(&self) -> Result<Rows<'_>> {
-        Ok(Rows { embedded: self, family: self.family()? })
+    /// Writes what was gathered, all or nothing.
+    pub fn apply(&self, changes: &Changes) -> Result<()> {
+        Ok(self.db.write_opt(&changes.0, &self.options)?)
+    }
+
+    /// A table by its number, from 1 on.
+    pub fn table_of(&self, number: u32) -> Result<Rows<'_>> {
+        // What the server calls its column family.
+        let family = self.db.cf_handle(&format!("s{number}")).context("the table is there")?;
+        Ok(Rows { embedded: self, family })
     }
 }
 
 /// Makes a database as the server does, and closes it.
-fn make(path: &Path, config: &RocksConfig) -> Result<()> {
+fn make(path: &Path, config: &RocksConfig, tables: u32) -> Result<()> {
     let shared = RocksShared::new(config)?;
     let mut backend = RocksBackend::open(path, &shared, true, WalTolerance::Tail)?;
-    backend.create_table(TABLE)?;
     let mut writes = Writes::default();
-    writes.put(TABLE.id, b"first", |out| row::encode(&Header::default(), b"", out));
+    for id in (1..=tables).map(TableId) {
+        backend.create_table(Table { id, merge: None })?;
+        writes.put(id, FIRST, |out| row::encode(&Header::default(), b"", out));
+    }
     backend.write(&writes, Logging::Buffered)?;
     Ok(())
 }
 
-/// The rows of a database.
+/// Changes to any tables of a database that are written together.
+#[derive(Default)]
+pub struct Changes(WriteBatch);
+
+impl Changes {
+    /// Adds a value.
+    pub fn put(&mut self, rows: &Rows<'_>, key: &[u8], value: &[u8]) {
+        self.0.put_cf(&rows.family, key, value);
+    }
+
+    /// Adds the removal of a value.
+    pub fn delete(&mut self, rows: &Rows<'_>, key: &[u8]) {
+        self.0.delete_cf(&rows.family, key);
+    }
+}
+
+/// The rows of a table.
+#[derive(Clone)]
 pub struct Rows<'a> {
     embedded: &'a Embedded,
     family: Arc<BoundColumnFamily<'a>>,
@@ -100,6 +133,26 @@ impl Rows<'_> {
     /// Writes a value.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         Ok(self.embedded.db.put_cf_opt(&self.family, key, value, &self.embedded.options)?)
+    }
+
+    /// Removes a value.
+    pub fn delete(&self, key: &[u8]) -> Result<()> {
+        Ok(self.embedded.db.delete_cf_opt(&self.family, key, &self.embedded.options)?)
+    }
+
+    /// Looks at the rows from a key on, in order, until `look` has seen enough and says false.
+    pub fn scan(&self, from: &[u8], mut look: impl FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        let mut rows = self.embedded.db.raw_iterator_cf_opt(&self.family, options);
+        rows.seek(from);
+        while let Some((key, value)) = rows.item().filter(|(key, _)| *key != FIRST) {
+            if !look(key, value)? {
+                return Ok(());
+            }
+            rows.next();
+        }
+        Ok(rows.status()?)
     }
 
     /// Writes values in one batch.

@@ -1,8 +1,11 @@
-//! What the benches share: data that can be checked, the machine, and rows of figures.
+//! What the benches share: data that can be checked, peers, ways to our servers, the machine, rows of figures and plots.
 
 pub mod data;
 #[cfg(feature = "rocksdb")]
 pub mod embedded;
+pub mod lanes;
 pub mod machine;
 pub mod peer;
+pub mod plot;
+pub mod redis;
 pub mod rows;

@@ -9,6 +9,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
+use super::plot::Ratio;
+
+/// The target of a row that has none: it is measured to be known.
+pub const NO_TARGET: &str = "–";
+
 /// Rows in the order in which they were measured, and series of points for plots.
 #[derive(Debug, Default)]
 pub struct Rows {
@@ -57,7 +62,8 @@ impl Rows {
 
     fn add(&mut self, row: Row) {
         if !row.target.is_empty() {
-            eprintln!("{}: {:.3} {} (target {})", row.id, median(&row.values), row.unit, row.target);
+            let target = if row.target == NO_TARGET { String::new() } else { format!(" (target {})", row.target) };
+            eprintln!("{}: {:.3} {}{target}", row.id, median(&row.values), row.unit);
         }
         self.rows.push(row);
     }
@@ -70,6 +76,12 @@ impl Rows {
     /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// The ratios for a plot.
+    pub fn ratios(&self) -> Vec<Ratio> {
+        let of = |row: &Row| Ratio { id: row.id.clone(), value: median(&row.values), target: row.target.clone() };
+        self.rows.iter().filter(|row| !row.theirs.is_empty()).map(of).collect()
     }
 
     /// The rows for a terminal or a document.

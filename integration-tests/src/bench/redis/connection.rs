@@ -14,9 +14,25 @@ const READ_BYTES: usize = 256 << 10;
 pub enum Reply<'a> {
     /// `OK`.
     Done,
+    /// An integer.
     Number(u64),
+    /// What was read.
     Value(&'a [u8]),
+    /// Nothing was there.
     Absent,
+}
+
+impl<'a> Reply<'a> {
+    /// What was read, if anything.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        if let Self::Value(value) = self { Some(value) } else { None }
+    }
+
+    /// Fails unless something was stored.
+    pub fn stored(&self) -> Result<()> {
+        ensure!(matches!(self, Self::Done | Self::Number(_)), "not stored");
+        Ok(())
+    }
 }
 
 /// A connection with what is not yet sent and not yet understood.
