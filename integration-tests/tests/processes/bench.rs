@@ -98,3 +98,25 @@ fn a_quick_run_of_the_checkpoint_bench_measures_every_row_of_its_document() {
     }
     assert!(std::fs::read_to_string(out.path().join("incremental.svg")).unwrap().contains("</svg>"));
 }
+
+#[test]
+fn a_quick_run_of_nexmark_comes_to_the_same_results_on_all_sides() {
+    let out = tempfile::tempdir().unwrap();
+    let run = Command::new(binary("bench-nexmark"))
+        .args(["--quick", "--runs", "1", "--out"])
+        .arg(out.path())
+        .arg("--plots")
+        .arg(out.path())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let text = std::fs::read(out.path().join("ratios.json")).unwrap();
+    let Value::Object(ratios) = serde_json::from_slice(&text).unwrap() else { panic!("not by id") };
+    for query in ["q3", "q4", "q5", "q7", "q8", "q11"] {
+        for peer in ["embedded", "embedded_cached", "memory"] {
+            let id = format!("nexmark_{query}_vs_{peer}");
+            assert!(ratios.get(&id).is_some_and(|row| row["median"].as_f64() > Some(0.0)), "{id} in {ratios:?}");
+        }
+    }
+    assert!(std::fs::read_to_string(out.path().join("nexmark.svg")).unwrap().contains("q11"));
+}
