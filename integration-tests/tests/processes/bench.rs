@@ -120,3 +120,23 @@ fn a_quick_run_of_nexmark_comes_to_the_same_results_on_all_sides() {
     }
     assert!(std::fs::read_to_string(out.path().join("nexmark.svg")).unwrap().contains("q11"));
 }
+
+#[test]
+fn a_quick_run_of_the_latency_bench_tells_what_every_side_does_at_a_rate() {
+    let out = tempfile::tempdir().unwrap();
+    let run = Command::new(binary("bench-latency"))
+        .args(["--quick", "--runs", "1", "--out"])
+        .arg(out.path())
+        .arg("--plots")
+        .arg(out.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
+    // A busy machine may keep up with no rate, which is said then.
+    for side in ["Forebay, memory (none)", "Forebay, RocksDB (wal)", "redis-server (none)", "redis-server (everysec)"] {
+        assert_eq!(said.lines().filter(|line| line.contains(side)).count(), 4, "{side} in {said}");
+    }
+    let plot = std::fs::read_to_string(out.path().join("latency-10k.svg")).unwrap();
+    assert!(plot.contains("latency at 10000 operations a second"), "{plot}");
+}
