@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    checkpoint, connection::Connection, cost, garbage, job, output::Format, restore, savepoint, snapshot, state,
+    bench, checkpoint, connection::Connection, cost, garbage, job, output::Format, restore, savepoint, snapshot, state,
 };
 
 const EXIT_CODES: &str = "\
@@ -74,6 +74,8 @@ pub enum Command {
     Gc(garbage::Collect),
     /// Tell what a job's checkpoints take of the object store in a month.
     Cost(cost::Cost),
+    /// Measure raw operations: their number per second, and how long their batches take.
+    Bench(bench::Bench),
     /// Tell how the cluster is.
     Status,
     /// Where the shards are.

@@ -41,6 +41,11 @@ impl Connection {
         Self { server: url(server), timeout }
     }
 
+    /// Returns the address of the coordinator.
+    pub fn address(&self) -> &str {
+        &self.server
+    }
+
     /// Calls the coordinator, again while that may help. The call must be safe to repeat.
     pub async fn call<T>(&self, call: impl AsyncFn(Coordinator) -> Result<Response<T>, Status>) -> Result<T, Failure> {
         self.retry(async || Ok(call(self.coordinator().await?).await?.into_inner())).await

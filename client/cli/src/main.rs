@@ -6,6 +6,7 @@
 //! Invariant: on an error nothing is on stdout, and the exit code tells what to do (see [`failure`]).
 
 mod arguments;
+mod bench;
 mod checkpoint;
 mod cluster;
 mod connection;
@@ -68,6 +69,7 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
         Command::Restore(restore) => restore::restore(connection, restore).await,
         Command::Gc(collect) => collect.run(connection).await,
         Command::Cost(cost) => cost.run(connection).await,
+        Command::Bench(bench) => bench.run(connection).await,
         Command::Status => cluster::status(connection).await,
         Command::Shards { command: arguments::Shards::List { job } } => cluster::shards(connection, job).await,
         Command::Servers { command: arguments::Servers::List } => cluster::servers(connection).await,

@@ -61,16 +61,23 @@ pub struct Create {
     partitioner: Option<Partitioner>,
 }
 
+/// Where shards keep their bytes.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Backend {
+pub enum Backend {
+    /// On disk.
     Rocksdb,
+    /// In memory.
     Memory,
 }
 
+/// What acknowledged writes survive.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Durability {
+pub enum Durability {
+    /// Nothing.
     None,
+    /// The end of the process.
     Wal,
+    /// Loss of power.
     WalSync,
 }
 
@@ -116,6 +123,27 @@ impl FromStr for OperatorSpec {
     }
 }
 
+impl Backend {
+    /// Returns it as the API names it.
+    pub fn wire(self) -> v1::Backend {
+        match self {
+            Self::Rocksdb => v1::Backend::Rocksdb,
+            Self::Memory => v1::Backend::Memory,
+        }
+    }
+}
+
+impl Durability {
+    /// Returns it as the API names it.
+    pub fn wire(self) -> v1::Durability {
+        match self {
+            Self::None => v1::Durability::None,
+            Self::Wal => v1::Durability::Wal,
+            Self::WalSync => v1::Durability::WalSync,
+        }
+    }
+}
+
 impl Mode {
     fn wire(self) -> v1::CheckpointMode {
         match self {
@@ -145,17 +173,8 @@ impl Create {
             operators: self.operators.into_iter().map(|operator| operator.0).collect(),
             ..v1::JobSpec::default()
         };
-        match self.backend {
-            Some(Backend::Rocksdb) => spec.set_backend(v1::Backend::Rocksdb),
-            Some(Backend::Memory) => spec.set_backend(v1::Backend::Memory),
-            None => {}
-        }
-        match self.durability {
-            Some(Durability::None) => spec.set_durability(v1::Durability::None),
-            Some(Durability::Wal) => spec.set_durability(v1::Durability::Wal),
-            Some(Durability::WalSync) => spec.set_durability(v1::Durability::WalSync),
-            None => {}
-        }
+        self.backend.into_iter().for_each(|backend| spec.set_backend(backend.wire()));
+        self.durability.into_iter().for_each(|durability| spec.set_durability(durability.wire()));
         match self.partitioner {
             Some(Partitioner::Murmur3) => spec.set_partitioner(v1::Partitioner::Murmur3),
             Some(Partitioner::Explicit) => spec.set_partitioner(v1::Partitioner::Explicit),

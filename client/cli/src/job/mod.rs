@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::{connection::Connection, failure::Failure, output::Answer, restore};
 
+pub use create::{Backend, Durability};
 pub use show::{jobs_table, overview};
 
 /// What to do with jobs.

@@ -1,5 +1,6 @@
 //! `forebayctl` as its users meet it: the real binary against a real `forebay dev`.
 
+mod bench;
 mod checkpoints;
 mod ctl;
 mod jobs;
