@@ -250,14 +250,18 @@ impl Scene {
         table
     }
 
-    /// A curve per side, through the latencies of all its runs.
+    /// A curve per side that kept up, through the latencies of all its runs.
     fn plot(&self, folder: &Path) -> Result<()> {
         let mut curves = Vec::new();
-        for (side, runs) in self.kept() {
+        for (side, runs) in &self.sides {
             let mut all = Histogram::<u64>::new_from(&runs[0].latencies);
             runs.iter().try_for_each(|run| all.add(&run.latencies))?;
             let points = all.iter_quantiles(10).map(|at| (at.percentile(), at.value_iterated_to() as f64 / 1e3));
-            curves.push(Curve { name: side.label().into(), points: points.collect() });
+            // The colours stay with the sides.
+            curves.push(match Self::kept_up(runs) {
+                true => Curve { name: side.label().into(), points: points.collect() },
+                false => Curve { name: format!("{} –", side.label()), points: Vec::new() },
+            });
         }
         let unit = format!("latency at {} operations a second, µs", self.rate);
         plot::save(folder, &format!("latency-{}k", self.rate as f64 / 1e3), &plot::curves(&unit, &curves))

@@ -78,9 +78,10 @@ impl Pace {
 
     /// Runs a client at this pace.
     pub async fn run(self, client: &mut impl Client) -> Result<Measured> {
-        let ticks = Ticks::every(WINDOW.max(self.moment(1)))?;
         let mut latencies = Histogram::new_with_bounds(1, LATENCY_MAX, 3)?;
         let (total, begun) = (self.total(), Instant::now());
+        // Begun after the clock, so that a tick comes right behind the moment that it is for and not right before it.
+        let ticks = Ticks::every(WINDOW)?;
         let (mut sent, mut done) = (0, 0);
         while done < total {
             let elapsed = begun.elapsed();

@@ -19,8 +19,6 @@ use crate::{
     states::{Keeper, States, Timer, Timers},
 };
 
-/// Events of a micro-batch: so many are read ahead while as many are worked on.
-const AHEAD: usize = 1024;
 /// Timers that are looked up at once.
 const TIMERS: usize = 1024;
 /// How often the watermark goes on, in event time.
@@ -57,6 +55,15 @@ impl Name {
             Self::Q7 => 7,
             Self::Q8 => 8,
             Self::Q11 => 11,
+        }
+    }
+
+    /// Events of a micro-batch: so many are read ahead while as many are worked on. Of those of a join few touch its
+    /// state, so that fewer would be worked on before the answers are there.
+    fn ahead(self) -> usize {
+        match self {
+            Self::Q3 | Self::Q8 => 8 * 1024,
+            Self::Q4 | Self::Q5 | Self::Q7 | Self::Q11 => 1024,
         }
     }
 }
@@ -133,26 +140,27 @@ pub async fn run<K: Keeper>(
     events: &[Event],
     between: impl AsyncFnMut(u64) -> Result<()>,
 ) -> Result<Results> {
-    let timers = &states.timers;
+    let (timers, batches) = (&states.timers, events.chunks(name.ahead()));
     match name {
-        Name::Q3 => drive(&joins::SellersOfCategory::new(states), timers, events, between).await,
-        Name::Q4 => drive(&winning::AveragePrice::new(states), timers, events, between).await,
-        Name::Q5 => drive(&windows::HotItems::new(states), timers, events, between).await,
-        Name::Q7 => drive(&windows::HighestBid::new(states), timers, events, between).await,
-        Name::Q8 => drive(&joins::NewSellers::new(states), timers, events, between).await,
-        Name::Q11 => drive(&sessions::Sessions::new(states), timers, events, between).await,
+        Name::Q3 => drive(&joins::SellersOfCategory::new(states), timers, batches, between).await,
+        Name::Q4 => drive(&winning::AveragePrice::new(states), timers, batches, between).await,
+        Name::Q5 => drive(&windows::HotItems::new(states), timers, batches, between).await,
+        Name::Q7 => drive(&windows::HighestBid::new(states), timers, batches, between).await,
+        Name::Q8 => drive(&joins::NewSellers::new(states), timers, batches, between).await,
+        Name::Q11 => drive(&sessions::Sessions::new(states), timers, batches, between).await,
     }
 }
 
 async fn drive(
     query: &impl Query,
     timers: &impl Timers,
-    events: &[Event],
+    batches: std::slice::Chunks<'_, Event>,
     mut between: impl AsyncFnMut(u64) -> Result<()>,
 ) -> Result<Results> {
     let mut results = Results::default();
-    let mut batches = events.chunks(AHEAD).peekable();
-    let mut next_ms = events.first().map_or(0, |event| window_end(event.time_ms(), WATERMARK_MS));
+    let mut batches = batches.peekable();
+    let first = batches.peek().and_then(|batch| batch.first());
+    let mut next_ms = first.map_or(0, |event| window_end(event.time_ms(), WATERMARK_MS));
     let mut done = 0;
     query.ahead(batches.peek().copied().unwrap_or_default()).await?;
     while let Some(batch) = batches.next() {

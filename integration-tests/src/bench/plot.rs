@@ -46,11 +46,11 @@ fn sheet(height: f64) -> String {
 
 /// What the colours mean, in a line at the top.
 fn legend<'a>(svg: &mut String, names: impl IntoIterator<Item = &'a str>) {
-    let mut x = MARGIN;
+    let mut x = 10.0;
     for (name, colour) in names.into_iter().zip(COLOURS.iter().cycle()) {
         let _ = writeln!(svg, "<rect x=\"{x:.0}\" y=\"12\" width=\"10\" height=\"10\" fill=\"{colour}\"/>");
-        let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"21\">{name}</text>", x + 14.0);
-        x += 30.0 + 7.0 * name.chars().count() as f64;
+        let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"21\" font-size=\"11\">{name}</text>", x + 13.0);
+        x += 24.0 + 5.8 * name.chars().count() as f64;
     }
 }
 

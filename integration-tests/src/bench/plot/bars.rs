@@ -81,20 +81,24 @@ pub struct Group {
     pub values: Vec<f64>,
 }
 
-/// Draws a bar per figure, side by side in their groups.
+/// Draws a bar per figure, side by side in their groups, on a scale of powers of ten.
 pub fn groups(unit: &str, sides: &[&str], groups: &[Group]) -> String {
-    let greatest = groups.iter().flat_map(|group| &group.values).copied().fold(f64::MIN_POSITIVE, f64::max) * 1.1;
+    let powers = || groups.iter().flat_map(|group| &group.values).filter(|it| **it > 0.0).map(|it| it.log10());
+    let (low, high) = powers().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), it| (low.min(it), high.max(it)));
+    let (low, high) = if low.is_finite() { ((low - 0.3).floor(), (high + 0.1).ceil()) } else { (0.0, 1.0) };
     let base = HEIGHT - MARGIN / 2.0;
+    let tall = |power: f64| (power - low) / (high - low) * (base - MARGIN);
     let width = (WIDTH - 2.0 * MARGIN) / groups.len().max(1) as f64;
     let bar = (width - 12.0) / sides.len().max(1) as f64;
     let mut svg = sheet(HEIGHT);
     legend(&mut svg, sides.iter().copied());
     let _ = writeln!(svg, "<text x=\"10\" y=\"{}\">{unit}</text>", MARGIN - 16.0);
     let _ = writeln!(svg, "<path d=\"M{MARGIN} {MARGIN}V{base}H{}\" fill=\"none\" stroke=\"black\"/>", WIDTH - MARGIN);
-    for step in 0..=4 {
-        let value = greatest * f64::from(step) / 4.0;
-        let y = base - value / greatest * (base - MARGIN);
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"{y:.1}\" text-anchor=\"end\">{}</text>", MARGIN - 6.0, human(value));
+    for power in low as i32..=high as i32 {
+        let y = base - tall(f64::from(power));
+        let value = human(10_f64.powi(power));
+        let _ = writeln!(svg, "<text x=\"{}\" y=\"{y:.1}\" text-anchor=\"end\">{value}</text>", MARGIN - 6.0);
+        let _ = writeln!(svg, "<path d=\"M{MARGIN} {y:.1}H{}\" stroke=\"lightgrey\"/>", WIDTH - MARGIN);
     }
     for (place, group) in groups.iter().enumerate() {
         let left = MARGIN + 6.0 + width * place as f64;
@@ -103,7 +107,7 @@ pub fn groups(unit: &str, sides: &[&str], groups: &[Group]) -> String {
             writeln!(svg, "<text x=\"{middle:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>", base + 16.0, group.name);
         let figures = group.values.iter().zip(COLOURS.iter().cycle()).enumerate();
         for (side, (value, colour)) in figures.filter(|(_, (value, _))| **value > 0.0) {
-            let (x, tall) = (left + bar * side as f64, value / greatest * (base - MARGIN));
+            let (x, tall) = (left + bar * side as f64, tall(value.log10()));
             let y = base - tall;
             let _ = writeln!(
                 svg,
