@@ -20,6 +20,8 @@ pub struct Config {
     pub coordinator: coordinator::Config,
     /// `[checkpoint]`: where checkpoints go.
     pub checkpoint: Checkpoint,
+    /// `[memory]`: the budget of all that grows.
+    pub memory: storage::budget::MemoryConfig,
     /// `[rocksdb]`: caches and buffers shared by all shards.
     pub rocksdb: storage::RocksConfig,
     /// `[telemetry]`: logs and traces.
@@ -34,7 +36,10 @@ pub struct Server {
     pub name: String,
     /// Address that is listened on.
     pub listen: String,
-    /// Address that clients and the coordinator reach this process at; by default `listen`.
+    /// Unix socket that is listened on as well, for workers beside this process.
+    pub unix: Option<PathBuf>,
+    /// Address that clients and the coordinator reach this process at; by default `listen`. `unix:///path` if all its
+    /// workers are beside it.
     pub advertise: Option<String>,
     /// Where shards keep their files.
     pub data_dir: PathBuf,
@@ -81,11 +86,24 @@ impl Default for Server {
         Self {
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             listen: "127.0.0.1:7400".to_owned(),
+            unix: None,
             advertise: None,
             data_dir: PathBuf::from("forebay-data"),
             coordinators: vec!["http://127.0.0.1:7400".to_owned()],
             zone: String::new(),
         }
+    }
+}
+
+impl Config {
+    /// Divides the memory budget.
+    pub fn shares(&self) -> Result<storage::budget::Shares, Vec<String>> {
+        let (checkpoint, parts) = (&self.checkpoint, &self.checkpoint.store.s3);
+        let remote = |dir: &str| dir.contains("://") && !dir.starts_with("file://");
+        let uploads = remote(&checkpoint.dir) || remote(&checkpoint.savepoint_dir);
+        // Files of a folder are copied by the kernel; objects go up from memory, part by part.
+        let held = if uploads { parts.part_size * parts.parts_parallel as u64 } else { ByteSize(0) };
+        self.memory.shares(&self.rocksdb, held)
     }
 }
 
@@ -175,8 +193,8 @@ fn faults(config: &Config) -> Vec<String> {
     }
     let addresses = config.server.coordinators.iter().chain(&config.server.advertise);
     for address in addresses {
-        if !address.starts_with("http://") {
-            problems.push(format!("address {address:?}: http://host:port is needed"));
+        if !address.starts_with("http://") && !address.starts_with("unix:///") {
+            problems.push(format!("address {address:?}: http://host:port or unix:///path is needed"));
         }
     }
     if config.server.coordinators.is_empty() {
@@ -190,6 +208,7 @@ fn faults(config: &Config) -> Vec<String> {
         problems.push("checkpoint.uploads_parallel is 0: at least 1".to_owned());
     }
     problems.extend(config.rocksdb.check());
+    problems.extend(config.shares().err().into_iter().flatten());
     problems.extend(telemetry::check(&config.telemetry).err());
     problems
 }

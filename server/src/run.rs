@@ -6,9 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use forebay_proto::v1;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
@@ -43,6 +46,7 @@ pub async fn run(
     let listener = TcpListener::bind(&config.server.listen)
         .await
         .with_context(|| format!("cannot listen on {}: is the port in use?", config.server.listen))?;
+    let unix = config.server.unix.as_deref().map(listen_on).transpose()?;
     let listening = grpc::address_of(&listener)?;
     let address = config.server.advertise.clone().unwrap_or_else(|| listening.clone());
     let data = data_dir(&config, role)?;
@@ -63,7 +67,7 @@ pub async fn run(
         served.shards = Some(shards);
         link = Some(keep_link);
     }
-    let serving = tokio::spawn(grpc::serve(listener, served.clone(), stop.clone()));
+    let serving = tokio::spawn(grpc::serve(listener, unix, served.clone(), stop.clone()));
     let link = link.map(tokio::spawn);
     info!(?role, address = listening, data = %data.path.display(), "forebay serves");
     started(&listening);
@@ -76,6 +80,19 @@ pub async fn run(
     }
     info!("forebay stopped");
     result
+}
+
+/// Listens on a Unix socket; one that a process left behind which is gone is taken over.
+fn listen_on(path: &Path) -> anyhow::Result<UnixListener> {
+    let used =
+        || format!("cannot listen on the Unix socket {}: is it in use, and its folder writable?", path.display());
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        bail!(used());
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(used),
+        _ => UnixListener::bind(path).with_context(used),
+    }
 }
 
 async fn host_shards(
@@ -102,7 +119,7 @@ async fn host_shards(
         stores,
         cluster,
         uploads: Arc::new(uploads(config, data)?),
-        backends: Backends::new(&config.rocksdb)?,
+        backends: Backends::within(&config.rocksdb, config.shares().map_err(|problems| anyhow!(problems.join("; ")))?)?,
         lease: Arc::new(Lease::default()),
         reports,
     });

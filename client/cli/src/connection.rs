@@ -182,8 +182,10 @@ pub fn routes_of(routing: &Routing, operator: &str) -> Result<Vec<Route>, Failur
 
 async fn connect(address: &str) -> Result<Channel, Failure> {
     let endpoint = Endpoint::from_shared(address.to_owned()).ok();
-    let endpoint = endpoint.filter(|_| address.starts_with("http://")).ok_or_else(|| {
-        Failure::usage(ErrorReason::FieldInvalid, format!("address {address:?}: http://host:port is needed"))
+    let known = address.starts_with("http://") || address.starts_with("unix:///");
+    let endpoint = endpoint.filter(|_| known).ok_or_else(|| {
+        let message = format!("address {address:?}: http://host:port or unix:///path is needed");
+        Failure::usage(ErrorReason::FieldInvalid, message)
     })?;
     let endpoint = endpoint
         .tcp_nodelay(true)

@@ -16,7 +16,9 @@ mod stream;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use forebay_proto::{DESCRIPTOR, reason::Refused, v1};
-use tokio::net::TcpListener;
+use futures::{FutureExt as _, future::OptionFuture};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::{Routes, RoutesBuilder},
@@ -34,8 +36,9 @@ use crate::{coordinator::Coordinator, shard::Shards};
 /// Largest message that is taken, in bytes: a batch with one value of the largest size, and room.
 const MESSAGE_BYTES_MAX: usize = 72 << 20;
 /// HTTP/2 windows: a few batches in flight on each lane.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 32 << 20;
+const STREAM_WINDOW_MAX: u64 = 8 << 20;
+const CONNECTION_WINDOW_MAX: u64 = 32 << 20;
+const WINDOW_MIN: u64 = 1 << 20;
 
 /// What a process serves.
 #[derive(Debug, Clone, Default)]
@@ -51,22 +54,41 @@ pub struct Served {
 }
 
 /// Serves until `stop` is cancelled, then lets requests end for a bounded time.
-pub async fn serve(listener: TcpListener, served: Served, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    unix: Option<UnixListener>,
+    served: Served,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let routes = routes(&served).await?;
+    let (stream_window, connection_window) = windows(&served);
+    let server = || {
+        Server::builder()
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
+            .max_concurrent_streams(1024)
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .add_routes(routes.clone())
+    };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let over_tcp = server().serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let over_unix = unix.map(|unix| {
+        server().serve_with_incoming_shutdown(UnixListenerStream::new(unix), stop.clone().cancelled_owned())
+    });
+    let both = async { tokio::try_join!(over_tcp, OptionFuture::from(over_unix).map(Option::transpose)) };
     tokio::select! {
-        result = server => Ok(result?),
+        result = both => Ok(result.map(drop)?),
         // Streams of workers do not end by themselves.
         () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(2)).await } => Ok(()),
     }
+}
+
+/// Windows of a stream and of a connection: what lies in them unread is of the memory budget, too.
+fn windows(served: &Served) -> (u32, u32) {
+    let stream_max = served.shards.as_ref().map(|shards| shards.environment().backends.budget().stream_max());
+    let of = |max: u64| stream_max.map_or(max, |stream_max| (stream_max / 2).clamp(WINDOW_MIN, max)) as u32;
+    (of(STREAM_WINDOW_MAX), of(CONNECTION_WINDOW_MAX))
 }
 
 async fn routes(served: &Served) -> anyhow::Result<Routes> {

@@ -29,6 +29,7 @@ use crate::shard::{
     core::{Batch, Order},
     gate::{Caller, lane_expired},
     lanes::{LaneId, Lanes},
+    open::{Budget, Passing},
     thread::Shard,
 };
 
@@ -36,8 +37,8 @@ use crate::shard::{
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Messages of a stream that are not answered yet.
 const IN_FLIGHT: usize = 1024;
-/// Bytes of a stream that are not answered yet.
-const CREDIT_BYTES: usize = 64 << 20;
+/// Bytes of a stream that are not answered yet, where the memory budget allows it.
+const CREDIT_BYTES_MAX: u64 = 64 << 20;
 /// Most operations of a batch.
 const BATCH_OPS_MAX: usize = 65_536;
 
@@ -71,6 +72,8 @@ impl StreamService for StreamEdge {
             return Err(Refused::new(Reason::FormatTooNew, message).into());
         }
         let view = self.shards.job_of_uid(&hello.job, &hello.job_uid)?;
+        let budget = self.shards.environment().backends.budget().clone();
+        let credit_bytes = budget.stream_max().min(CREDIT_BYTES_MAX) as usize;
         let (out, answers) = mpsc::unbounded_channel();
         let stream = ClientStream {
             id: self.streams.fetch_add(1, Ordering::Relaxed),
@@ -79,14 +82,16 @@ impl StreamService for StreamEdge {
             channels: Arc::default(),
             out,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
-            credit: Arc::new(Semaphore::new(CREDIT_BYTES)),
+            credit: Arc::new(Semaphore::new(credit_bytes)),
+            credit_bytes,
+            budget,
         };
         let limits = view.spec.limits.unwrap_or_default();
         stream.send(Down::Welcome(v1::Welcome {
             protocol_version: PROTOCOL_VERSION,
             features: Vec::new(),
             batches_in_flight: Lanes::WINDOW as u32,
-            credit_bytes: CREDIT_BYTES as u64,
+            credit_bytes: credit_bytes as u64,
             max_value_bytes: limits.max_value_bytes,
             max_batch_ops: BATCH_OPS_MAX as u32,
         }));
@@ -103,7 +108,8 @@ struct Answer {
     _permits: Option<Permits>,
 }
 
-type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+/// What a request holds until its answer has been taken; the last is the answer's.
+type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit, Passing, Option<Passing>);
 
 #[derive(Debug, Clone)]
 struct Channel {
@@ -128,6 +134,8 @@ struct ClientStream {
     out: mpsc::UnboundedSender<Answer>,
     in_flight: Arc<Semaphore>,
     credit: Arc<Semaphore>,
+    credit_bytes: usize,
+    budget: Arc<Budget>,
 }
 
 impl ClientStream {
@@ -190,17 +198,22 @@ impl ClientStream {
             Ok(batch) => batch,
             Err(refused) => return self.refuse(&refused, id, channel),
         };
-        let permits = self.permits(batch.ops.arena.len()).await;
-        let out = self.out.clone();
+        let mut permits = self.permits(batch.ops.arena.len()).await;
+        let (out, budget) = (self.out.clone(), self.budget.clone());
         let (shards, hello, caller, held) = (self.shards.clone(), self.hello.clone(), batch.caller, shard.clone());
         let reply = Box::new(move |result: Result<crate::shard::core::Done, Refused>| {
             let message = match result {
-                Ok(done) => Down::Answer(v1::BatchAnswer {
-                    id,
-                    duplicate: done.duplicate,
-                    answers: Some(done.answers),
-                    progress: Some(done.progress),
-                }),
+                Ok(done) => {
+                    if let Some((.., answer)) = &mut permits {
+                        *answer = Some(budget.hold(done.answers.arena.len() as u64));
+                    }
+                    Down::Answer(v1::BatchAnswer {
+                        id,
+                        duplicate: done.duplicate,
+                        answers: Some(done.answers),
+                        progress: Some(done.progress),
+                    })
+                }
                 Err(refused) => {
                     let refused = successor(refused, &shards, &hello, &place, &held, &caller);
                     Down::Refusal(refused.to_refusal(id, channel))
@@ -253,10 +266,10 @@ impl ClientStream {
 
     /// Waits for room. A single batch over the whole credit waits for all of it.
     async fn permits(&self, bytes: usize) -> Option<Permits> {
-        let bytes = u32::try_from(bytes.min(CREDIT_BYTES)).unwrap_or(u32::MAX);
+        let credit = u32::try_from(bytes.min(self.credit_bytes)).unwrap_or(u32::MAX);
         let message = self.in_flight.clone().acquire_owned().await.ok()?;
-        let credit = self.credit.clone().acquire_many_owned(bytes).await.ok()?;
-        Some((message, credit))
+        let credit = self.credit.clone().acquire_many_owned(credit).await.ok()?;
+        Some((message, credit, self.budget.admit(bytes as u64).await, None))
     }
 
     fn caller(&self, shard_epoch: u64, writer_epoch: u64) -> Caller {

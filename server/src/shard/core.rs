@@ -278,12 +278,13 @@ impl Core {
         let placed = |(index, op)| place::place(&self.identity, &self.states, op).map_err(|refused| at(refused, index));
         let placed = ops.iter().enumerate().map(placed).collect::<Result<Vec<_>, _>>()?;
         let mut index = 0;
-        for run in placed.chunk_by(ops::together) {
+        for run in placed.chunk_by(ops::together).flat_map(|run| run.chunks(ops::TOGETHER_MAX)) {
             let read = match run {
                 [alone] => ops::read(*alone, &rows, &mut row_key, &mut answers).map_err(|refused| (0, refused)),
                 run => ops::read_together(run, &rows, &mut row_key, &mut answers),
             };
             read.map_err(|(place, refused)| at(refused, index + place))?;
+            ops::check_bytes(&answers)?;
             index += run.len();
         }
         self.row_key = row_key;
@@ -318,6 +319,11 @@ impl Core {
     ) -> Result<Vec<u8>, Refused> {
         let mut meta = self.meta.clone();
         self.sweep(batch.now_ms, writes)?;
+        if self.backend.is_full() && !writes.is_empty() {
+            // The batch may be refused, and what has expired is to make room all the same.
+            self.store(writes, batch.durability)?;
+            writes.clear();
+        }
         let mut row_key = std::mem::take(&mut self.row_key);
         let mut tables = Vec::new();
         let mut verdicts = Vec::new();

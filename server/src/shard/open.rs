@@ -1,18 +1,18 @@
 //! Opens the backend that a job asks for.
 
-use std::path::Path;
-#[cfg(feature = "rocksdb")]
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use forebay_proto::{key_group::KeyGroupRange, v1};
 
-use crate::storage::{self, Backend, MemoryBackend};
+pub use crate::storage::budget::{Budget, Passing};
+use crate::storage::{self, Backend, MemoryBackend, budget::Shares};
 #[cfg(feature = "rocksdb")]
 use crate::storage::{RocksBackend, RocksShared, WalTolerance};
 
 /// What the backends of a server share.
 #[derive(Clone)]
 pub struct Backends {
+    budget: Arc<Budget>,
     #[cfg(feature = "rocksdb")]
     rocks: Arc<RocksShared>,
 }
@@ -35,16 +35,26 @@ pub enum Origin {
 }
 
 impl Backends {
-    /// Makes the shared caches.
-    #[cfg(feature = "rocksdb")]
+    /// Makes what is shared, for a process that nothing limits, such as a tool.
     pub fn new(config: &storage::RocksConfig) -> storage::Result<Self> {
-        Ok(Self { rocks: RocksShared::new(config)? })
+        Self::within(config, Shares::of(config)?)
     }
 
-    /// Makes the shared caches: none, without RocksDB.
+    /// Makes what is shared; `shares` says how large it may get.
+    #[cfg(feature = "rocksdb")]
+    pub fn within(config: &storage::RocksConfig, shares: Shares) -> storage::Result<Self> {
+        Ok(Self { budget: Budget::new(shares.rest), rocks: RocksShared::within(config, shares)? })
+    }
+
+    /// Makes what is shared; without RocksDB there are no caches.
     #[cfg(not(feature = "rocksdb"))]
-    pub fn new(_: &storage::RocksConfig) -> storage::Result<Self> {
-        Ok(Self {})
+    pub fn within(_: &storage::RocksConfig, shares: Shares) -> storage::Result<Self> {
+        Ok(Self { budget: Budget::new(shares.rest) })
+    }
+
+    /// What requests, answers and the rows of memory backends may take.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// Opens a directory, an empty one for a new backend.
@@ -56,7 +66,7 @@ impl Backends {
         origin: Origin,
     ) -> storage::Result<Box<dyn Backend>> {
         match kind {
-            v1::Backend::Memory => Ok(Box::new(MemoryBackend::open(dir)?)),
+            v1::Backend::Memory => Ok(Box::new(MemoryBackend::open(dir)?.within(&self.budget))),
             #[cfg(feature = "rocksdb")]
             v1::Backend::Rocksdb | v1::Backend::Unspecified => {
                 let tolerance = match origin {

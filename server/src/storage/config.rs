@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 pub struct RocksConfig {
     /// What the rest is if nothing else is said.
     pub predefined: Predefined,
-    /// Cache of uncompressed blocks, shared by all shards; indexes and filters are in it too.
+    /// Cache of uncompressed blocks, shared by all shards; indexes and filters are in it too. By default what the
+    /// memory budget has for RocksDB and write buffers do not take.
     pub block_cache_bytes: Option<ByteSize>,
-    /// Unflushed writes of all shards; beyond it the shards written to flush.
+    /// Unflushed writes of all shards; beyond it the shards written to flush, and writes wait. By default a share of what
+    /// the memory budget has for RocksDB.
     pub write_buffer_bytes: Option<ByteSize>,
+    /// That share (0.05 to 0.95).
+    pub write_buffer_ratio: Option<f64>,
     /// Unflushed writes of one table; beyond it the table flushes.
     pub table_write_buffer_bytes: Option<ByteSize>,
     /// Write buffers of one table, the one that is written to among them.
@@ -27,7 +31,7 @@ pub struct RocksConfig {
     /// Write-ahead logs of all shards together, as checkpoints find them; beyond it the shards with the longest
     /// flush right after. A restore replays what is not flushed.
     pub unflushed_log_bytes: Option<ByteSize>,
-    /// Threads that compact, shared by all shards; flushes have half as many of their own.
+    /// Threads that compact, shared by all shards; flushes have as many of their own.
     pub background_threads: Option<u16>,
     /// A block of a file, before compression: what one read of a key that is not cached takes from the disk.
     pub block_bytes: Option<ByteSize>,
@@ -59,14 +63,14 @@ pub struct RocksConfig {
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Predefined {
-    /// For a server of 1 GiB or more on a solid-state disk.
+    /// For a server with a budget of 1 GiB or more on a solid-state disk.
     #[default]
     Default,
     /// More and larger write buffers, later compactions: more writes, more memory, longer restores.
     WriteHeavy,
-    /// A larger cache, better filters, earlier compactions.
+    /// More of the memory for the cache, better filters, earlier compactions.
     ReadHeavy,
-    /// For a server of about 256 MiB.
+    /// For a server with a budget of about 256 MiB.
     LowMemory,
     /// For spinning disks: large blocks and files.
     Hdd,
@@ -109,8 +113,9 @@ pub enum Compression {
 /// The section with nothing left open.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RocksSettings {
-    pub(super) block_cache_bytes: ByteSize,
-    pub(super) write_buffer_bytes: ByteSize,
+    pub(super) block_cache_bytes: Option<ByteSize>,
+    pub(super) write_buffer_bytes: Option<ByteSize>,
+    pub(super) write_buffer_ratio: f64,
     pub(super) table_write_buffer_bytes: ByteSize,
     pub(super) write_buffers_max: u16,
     pub(super) write_buffers_merged: u16,
@@ -137,8 +142,9 @@ impl RocksConfig {
     pub(super) fn settings(&self) -> RocksSettings {
         let of = self.predefined.settings();
         RocksSettings {
-            block_cache_bytes: self.block_cache_bytes.unwrap_or(of.block_cache_bytes),
-            write_buffer_bytes: self.write_buffer_bytes.unwrap_or(of.write_buffer_bytes),
+            block_cache_bytes: self.block_cache_bytes.or(of.block_cache_bytes),
+            write_buffer_bytes: self.write_buffer_bytes.or(of.write_buffer_bytes),
+            write_buffer_ratio: self.write_buffer_ratio.unwrap_or(of.write_buffer_ratio),
             table_write_buffer_bytes: self.table_write_buffer_bytes.unwrap_or(of.table_write_buffer_bytes),
             write_buffers_max: self.write_buffers_max.unwrap_or(of.write_buffers_max),
             write_buffers_merged: self.write_buffers_merged.unwrap_or(of.write_buffers_merged),
@@ -180,6 +186,8 @@ impl RocksConfig {
         allow("write_buffers_merged", number(is.write_buffers_merged), merged, &below);
         let share = (0.0..=0.25).contains(&is.write_buffer_filter);
         allow("write_buffer_filter", is.write_buffer_filter.to_string(), share, "0 to 0.25, a share of the buffer");
+        let ratio = (0.05..=0.95).contains(&is.write_buffer_ratio);
+        allow("write_buffer_ratio", is.write_buffer_ratio.to_string(), ratio, "0.05 to 0.95");
         let bits = (1.0..=30.0).contains(&is.filter_bits);
         allow("filter_bits", is.filter_bits.to_string(), bits, "1 to 30 bits a key");
         let block = (ByteSize::kib(1)..=ByteSize::mib(4)).contains(&is.block_bytes);
@@ -198,8 +206,9 @@ impl RocksConfig {
 impl Predefined {
     fn settings(self) -> RocksSettings {
         let default = RocksSettings {
-            block_cache_bytes: ByteSize::mib(256),
-            write_buffer_bytes: ByteSize::mib(128),
+            block_cache_bytes: None,
+            write_buffer_bytes: None,
+            write_buffer_ratio: 0.33,
             table_write_buffer_bytes: ByteSize::mib(16),
             write_buffers_max: 2,
             write_buffers_merged: 1,
@@ -223,7 +232,7 @@ impl Predefined {
         match self {
             Self::Default => default,
             Self::WriteHeavy => RocksSettings {
-                write_buffer_bytes: ByteSize::mib(512),
+                write_buffer_ratio: 0.6,
                 table_write_buffer_bytes: ByteSize::mib(64),
                 write_buffers_max: 4,
                 write_buffers_merged: 2,
@@ -236,15 +245,13 @@ impl Predefined {
                 ..default
             },
             Self::ReadHeavy => RocksSettings {
-                block_cache_bytes: ByteSize::mib(512),
+                write_buffer_ratio: 0.2,
                 write_buffer_filter: 0.1,
                 filter_bits: 14.0,
                 level0_files: 2,
                 ..default
             },
             Self::LowMemory => RocksSettings {
-                block_cache_bytes: ByteSize::mib(32),
-                write_buffer_bytes: ByteSize::mib(32),
                 table_write_buffer_bytes: ByteSize::mib(4),
                 log_bytes_max: ByteSize::mib(32),
                 unflushed_log_bytes: ByteSize::mib(64),
@@ -257,7 +264,6 @@ impl Predefined {
             },
             Self::Hdd => RocksSettings {
                 table_write_buffer_bytes: ByteSize::mib(64),
-                write_buffer_bytes: ByteSize::mib(256),
                 block_bytes: ByteSize::kib(64),
                 filter: Filter::Ribbon,
                 partitioned_index: true,
@@ -282,7 +288,7 @@ mod tests {
             ..RocksConfig::default()
         };
         let settings = config.settings();
-        assert_eq!((settings.block_cache_bytes, settings.filter), (ByteSize::mib(7), Filter::Ribbon));
+        assert_eq!((settings.block_cache_bytes, settings.filter), (Some(ByteSize::mib(7)), Filter::Ribbon));
         assert_eq!(RocksConfig::default().settings(), Predefined::Default.settings());
     }
 

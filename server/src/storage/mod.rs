@@ -8,6 +8,7 @@
 //! range of a table. The files of a [`Frozen`] snapshot, put into an empty directory, are a backend
 //! that opens with exactly the frozen content: a restore is an open.
 
+pub mod budget;
 mod config;
 pub mod conformance;
 mod memory;
@@ -25,6 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use forebay_proto::{key_group::KeyGroupRange, merge::MergeFunction};
 
 pub use config::{Compaction, Compression, Filter, Predefined, RocksConfig};
@@ -41,6 +43,17 @@ pub enum Error {
     DiskFull {
         /// The backend's directory.
         path: PathBuf,
+    },
+    /// Memory backends hold as much as they may; reads and removals go on.
+    #[error(
+        "the memory for rows is used up: memory backends of this server hold {held}, allowed is {allowed} (memory.budget); \
+         remove rows, enlarge the budget, or use the rocksdb backend"
+    )]
+    MemoryFull {
+        /// What all of them hold.
+        held: ByteSize,
+        /// What they may hold.
+        allowed: ByteSize,
     },
     /// A file of the backend is damaged or missing.
     #[error("storage at {path} is damaged: {detail}")]
@@ -167,6 +180,11 @@ pub trait Backend: Read {
     /// Applies a batch in its order. In a table with a merge function every row put or merged carries a
     /// valid header; in one without there are no merges. A batch against these rules is refused whole.
     fn write(&mut self, writes: &Writes, logging: Logging) -> Result<()>;
+
+    /// True if a write that adds rows would be refused for want of memory.
+    fn is_full(&self) -> bool {
+        false
+    }
 
     /// Freezes the present content, in time that does not depend on its size (but for unlogged RocksDB,
     /// which flushes). Later writes are not in it.

@@ -18,7 +18,9 @@ use crate::shard::{
     Shards,
     core::{Batch, Done, Order},
     gate::Caller,
-    key, ops, requests,
+    key,
+    open::Budget,
+    ops, requests,
     thread::Shard,
 };
 
@@ -28,6 +30,7 @@ pub(in crate::grpc) struct Place {
     pub(in crate::grpc) descriptor: v1::StateDescriptor,
     pub(in crate::grpc) generation: u64,
     shard: Arc<Shard>,
+    budget: Arc<Budget>,
     key_group: KeyGroup,
     /// The key group as the request names it.
     group: Option<u16>,
@@ -69,8 +72,8 @@ impl Place {
         let group = address.key_group.map(|_| key_group.get());
         let operator = view.spec.operators.iter().find(|known| known.name == address.operator);
         let leased = operator.is_none_or(|operator| operator.access() != v1::Access::Shared);
-        let generation = view.generation;
-        Ok(Self { state, descriptor, generation, shard, key_group, group, key, namespace, caller, leased })
+        let (generation, budget) = (view.generation, shards.environment().backends.budget().clone());
+        Ok(Self { state, descriptor, generation, shard, budget, key_group, group, key, namespace, caller, leased })
     }
 
     pub(super) fn op<'a>(&'a self, kind: OpKind, map_key: &'a [u8], value: &'a [u8]) -> Op<'a> {
@@ -155,6 +158,7 @@ impl Place {
         ops.iter().for_each(|op| packed.push(op));
         let (caller, ops) = (self.caller, packed.finish());
         let batch = Batch { caller, order, ops, barrier: None, durability, now_ms: 0, watermark_ms: None, committed };
+        let _room = self.budget.admit(batch.ops.arena.len() as u64).await;
         self.shard.ask(batch).await
     }
 

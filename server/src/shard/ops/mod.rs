@@ -30,8 +30,8 @@ use crate::storage::{self, Writes};
 
 pub use crate::storage::row::Header;
 pub use multimap::{entry as multimap_entry, unescape};
-pub use page::ANSWER_BYTES_MAX;
-pub use points::{read_together, together};
+pub use page::{ANSWER_BYTES_MAX, check_bytes};
+pub use points::{TOGETHER_MAX, read_together, together};
 pub use rows::{Rows, decode};
 
 /// Rows that a clear removes one by one; a range delete slows later scans, so it is for more.
@@ -204,6 +204,7 @@ fn malformed(message: String) -> Refused {
 pub fn failed(error: &storage::Error) -> Refused {
     let reason = match error {
         storage::Error::DiskFull { .. } => Reason::DiskFull,
+        storage::Error::MemoryFull { .. } => Reason::Quota,
         // What was acknowledged cannot be read any more: the shard goes back to its checkpoint.
         storage::Error::Corrupt { .. } => Reason::ShardLost,
         storage::Error::NoTable(_) | storage::Error::Refused { .. } => Reason::Internal,

@@ -9,6 +9,21 @@ use super::State;
 /// Most bytes that one operation answers; what is longer is read in pages.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 
+/// Most bytes that the operations of a batch answer together; one alone may answer more.
+pub const BATCH_ANSWER_BYTES_MAX: usize = 32 << 20;
+
+/// Refuses a batch whose answers would be too much for one message.
+pub fn check_bytes(answers: &AnswersBuilder) -> Result<(), Refused> {
+    if answers.bytes() <= BATCH_ANSWER_BYTES_MAX || answers.len() <= 1 {
+        return Ok(());
+    }
+    let message = format!(
+        "the answers to the first {} operations of the batch are over {BATCH_ANSWER_BYTES_MAX} bytes: read fewer at once",
+        answers.len()
+    );
+    Err(Refused::new(Reason::BatchTooMany, message))
+}
+
 /// An answer that ends at a number of rows or at the most bytes.
 pub struct Page<'a> {
     state: &'a State,

@@ -2,8 +2,11 @@
 
 use forebay_proto::{packed::AnswersBuilder, reason::Refused, v1::OpKind};
 
-use super::{Placed, Rows, address, expect_kind, reducing};
+use super::{Placed, Rows, address, check_bytes, expect_kind, reducing};
 use crate::storage::row::Header;
+
+/// Most rows that are looked up together: an engine holds all of them until the last is answered.
+pub const TOGETHER_MAX: usize = 128;
 
 /// Row keys in one arena.
 #[derive(Debug, Default)]
@@ -60,5 +63,5 @@ fn answer(placed: &Placed<'_>, found: Option<(Header, &[u8])>, answers: &mut Ans
         }
         (_, Some((header, payload))) => answers.value(payload, header.version, header.deadline_ms),
     }
-    Ok(())
+    check_bytes(answers)
 }

@@ -1,6 +1,6 @@
 //! A frozen memory backend on its way to files: segments that were written before are linked.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use super::{
     Rows, Tables,
@@ -9,12 +9,13 @@ use super::{
     rows,
     segments::{Identity, Segment, Written, rows_between},
 };
-use crate::storage::{Error, Frozen, FrozenFile, Result};
+use crate::storage::{Error, Frozen, FrozenFile, Result, budget::Held};
 
 /// The rows as they were at one moment, with the identities of their segments.
 pub(super) struct FrozenSegments {
     pub(super) tables: Tables,
     pub(super) whole: Identity,
+    pub(super) _old: Arc<Held>,
 }
 
 impl Frozen for FrozenSegments {

@@ -122,7 +122,7 @@ fn read_segments(
             return Err(damage("it is not the file that the snapshot was made of").at(&path));
         }
         let rows = tables.get(&table).into_iter().flat_map(|rows| rows_between(&rows.map, start, end));
-        let bytes = rows.map(|(key, row)| row_bytes(key, row)).sum();
+        let bytes = rows.map(|(key, row)| row_bytes(key, row.len())).sum();
         let written = Written { path, sum: *sum, given_up_ms: i64::MIN };
         read.push((start.clone(), Segment::read(*identity, bytes, written)));
     }

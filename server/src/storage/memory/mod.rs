@@ -1,43 +1,55 @@
-//! The memory backend: ordered persistent maps, one per table.
+//! The memory backend: ordered persistent maps, one per table, each with an index by hash beside it.
 //!
 //! A freeze clones the roots of the maps; a later write copies only the nodes on its path that the
-//! frozen maps still share. What is durable of it are its snapshots' files: one for each of its
+//! frozen maps still share. Single rows are found by hash; one that was written since the last freeze is
+//! written over in place, without the map. What is durable of it are its snapshots' files: one for each of its
 //! [`segments`], which stays what it is until a row in it changes, and a list of them ([`index`]).
 //!
-//! Invariant: keys and rows are copied out of the batch, never slices of it, so no row pins a request.
+//! Invariants: keys and rows are copied out of the batch, never slices of it, so no row pins a request; map and
+//! index of a table hold the same rows; a row that a frozen map may hold never changes.
 
 mod blocks;
 mod frozen;
 mod index;
 mod key;
+mod row;
 mod rows;
 mod segments;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    cell::{Cell, RefCell},
     collections::BTreeMap,
+    hash::BuildHasher as _,
     ops::Bound,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use forebay_proto::key_group::KeyGroupRange;
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use imbl::OrdMap;
 
-use super::{Backend, Error, Frozen, Logging, Read, Result, Show, Table, TableId, View, Visitor, Write, Writes, merge};
+use super::{
+    Backend, Error, Frozen, Logging, Read, Result, Show, Table, TableId, View, Visitor, Write, Writes,
+    budget::{Budget, Held},
+    merge,
+};
 use frozen::FrozenSegments;
 use key::Key;
+use row::Row;
 use segments::{Marks, Segments, row_bytes};
 
-/// What an entry takes beside its key and row: two handles and its share of the nodes.
-const ENTRY_BYTES: u64 = 96;
+/// What an entry takes beside its key and row: the row's head, its places in map and index.
+const ENTRY_BYTES: u64 = 192;
 
 /// A backend in memory, for tests and small state.
 pub struct MemoryBackend {
     path: PathBuf,
-    tables: Tables,
+    tables: BTreeMap<TableId, Live>,
     account: Account,
 }
 
@@ -45,14 +57,57 @@ pub struct MemoryBackend {
 struct Account {
     bytes: u64,
     marks: Marks,
+    /// Freezes and views so far, and one: rows that were read from files are of none.
+    seen: Cell<u64>,
+    /// What the rows hold of the budget.
+    held: Held,
+    /// What old versions of rows hold of it, by the snapshot or view that sees them; the newest is last.
+    old: RefCell<Vec<Weak<Held>>>,
+}
+
+impl Account {
+    fn new(bytes: u64, marks: Marks, budget: &Arc<Budget>) -> Self {
+        let held = Held::new(budget);
+        held.set(bytes);
+        Self { bytes, marks, seen: Cell::new(1), held, old: RefCell::default() }
+    }
+
+    /// Whoever holds this sees rows as they are now.
+    fn freeze(&self) -> Arc<Held> {
+        self.seen.set(self.seen.get() + 1);
+        let (mut old, held) = (self.old.borrow_mut(), Arc::new(Held::new(self.held.budget())));
+        old.retain(|old| old.strong_count() > 0);
+        old.push(Arc::downgrade(&held));
+        held
+    }
+
+    /// Takes note that a row has another in its place, or none.
+    fn replaced(&mut self, row: Arc<Row>) {
+        let bytes = entry_bytes(&row.key, row.len());
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if Arc::strong_count(&row) > 1
+            // Of several that see it the newest stays longest, as a rule.
+            && let Some(old) = self.old.get_mut().iter().rev().find_map(Weak::upgrade)
+        {
+            old.add(bytes);
+        }
+    }
 }
 
 type Tables = BTreeMap<TableId, Rows>;
 
+/// The rows of a table that can be written.
+struct Live {
+    rows: Rows,
+    index: HashTable<Arc<Row>>,
+    hasher: DefaultHashBuilder,
+}
+
+/// The rows of a table in order.
 #[derive(Clone)]
 struct Rows {
     table: Table,
-    map: OrdMap<Key, Bytes>,
+    map: OrdMap<Key, Arc<Row>>,
     segments: Segments,
     /// Rows whose deadline is not behind this time are left out of snapshots.
     given_up_ms: i64,
@@ -77,26 +132,39 @@ impl MemoryBackend {
         let shard = Table { id: TableId::SHARD, merge: None };
         tables.entry(TableId::SHARD).or_insert_with(|| Rows::new(shard, &mut marks));
         let rows = tables.values().flat_map(|rows| &rows.map);
-        let bytes = rows.map(|(key, row)| entry_bytes(key, row)).sum();
-        Self { path, tables, account: Account { bytes, marks } }
+        let bytes = rows.map(|(key, row)| entry_bytes(key, row.len())).sum();
+        let tables = tables.into_iter().map(|(id, rows)| (id, Live::new(rows))).collect();
+        Self { path, tables, account: Account::new(bytes, marks, &Budget::unlimited()) }
+    }
+
+    /// Has the rows counted in a budget; what is there already may be more than it allows.
+    pub fn within(self, budget: &Arc<Budget>) -> Self {
+        let Self { path, tables, account: Account { bytes, marks, seen, .. } } = self;
+        Self { path, tables, account: Account { seen, ..Account::new(bytes, marks, budget) } }
+    }
+
+    /// The rows as they are now, to stay so.
+    fn frozen(&self) -> Tables {
+        self.tables.iter().map(|(id, rows)| (*id, rows.rows.clone())).collect()
     }
 
     fn apply(&mut self, write: Write<'_>) -> Result<()> {
         let table = write.table();
         let rows = self.tables.get_mut(&table).ok_or(Error::NoTable(table))?;
         match write {
-            Write::Put { key, value, .. } => rows.put(&mut self.account, key, Bytes::copy_from_slice(value)),
+            Write::Put { key, value, .. } => rows.put(&mut self.account, key, value),
             Write::Merge { key, value, .. } => {
                 let refused = Error::Refused { table, detail: "merge into a table without a merge function" };
-                let function = rows.table.merge.ok_or(refused)?;
-                let existing = rows.map.get(key).map(|row| &row[..]);
-                let row = merge::fold(function, existing, [value])
+                let function = rows.rows.table.merge.ok_or(refused)?;
+                let existing = rows.get(key).map(|row| row.bytes());
+                let row = merge::fold(function, existing.as_ref().map(|row| &row[..]), [value])
                     .map_err(|err| Error::corrupt(&self.path, format!("row of table {table}: {err}")))?;
-                rows.put(&mut self.account, key, Bytes::from(row));
+                drop(existing);
+                rows.put(&mut self.account, key, &row);
             }
             Write::Delete { key, .. } => rows.remove(&mut self.account, key),
             Write::DeleteRange { start, end, .. } => {
-                let keys: Vec<Key> = rows.range(start, end).map(|(key, _)| key.clone()).collect();
+                let keys: Vec<Key> = rows.rows.range(start, end).map(|(key, _)| key.clone()).collect();
                 for key in keys {
                     rows.remove(&mut self.account, &key);
                 }
@@ -114,42 +182,63 @@ impl Default for MemoryBackend {
 
 impl Read for MemoryBackend {
     fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
-        get(&self.tables, table, key)
+        let row = self.tables.get(&table).ok_or(Error::NoTable(table))?.get(key);
+        Ok(row.map(|row| Bytes::copy_from_slice(&row.bytes())))
     }
 
     fn multi_get(&self, table: TableId, keys: &[&[u8]], show: Show<'_>) -> Result<()> {
-        let rows = &self.tables.get(&table).ok_or(Error::NoTable(table))?.map;
-        keys.iter().enumerate().for_each(|(place, key)| show(place, rows.get(*key).map(|row| &row[..])));
+        let rows = self.tables.get(&table).ok_or(Error::NoTable(table))?;
+        for (place, key) in keys.iter().enumerate() {
+            let row = rows.get(key).map(|row| row.bytes());
+            show(place, row.as_ref().map(|row| &row[..]));
+        }
         Ok(())
     }
 
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
-        scan(&self.tables, table, start, end, visit)
+        self.tables.get(&table).ok_or(Error::NoTable(table))?.rows.scan(start, end, visit);
+        Ok(())
     }
 }
 
 impl Backend for MemoryBackend {
     fn create_table(&mut self, table: Table) -> Result<()> {
-        self.tables.entry(table.id).or_insert_with(|| Rows::new(table, &mut self.account.marks));
+        let marks = &mut self.account.marks;
+        self.tables.entry(table.id).or_insert_with(|| Live::new(Rows::new(table, marks)));
         Ok(())
     }
 
     fn write(&mut self, writes: &Writes, _logging: Logging) -> Result<()> {
-        writes.check(|id| self.tables.get(&id).map(|rows| rows.table))?;
-        writes.iter().try_for_each(|write| self.apply(write))
+        writes.check(|id| self.tables.get(&id).map(|rows| rows.rows.table))?;
+        let grows = |write: Write<'_>| {
+            write.table() != TableId::SHARD && matches!(write, Write::Put { .. } | Write::Merge { .. })
+        };
+        if self.is_full() && writes.iter().any(grows) {
+            let budget = self.account.held.budget();
+            let (held, allowed) = (ByteSize(budget.rows()), ByteSize(budget.rows_max()));
+            return Err(Error::MemoryFull { held, allowed });
+        }
+        writes.iter().try_for_each(|write| self.apply(write))?;
+        self.account.held.set(self.account.bytes);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.account.held.budget().is_full()
     }
 
     fn freeze(&mut self) -> Result<Box<dyn Frozen>> {
-        Ok(Box::new(FrozenSegments { tables: self.tables.clone(), whole: self.account.marks.freeze() }))
+        let (tables, old) = (self.frozen(), self.account.freeze());
+        Ok(Box::new(FrozenSegments { tables, whole: self.account.marks.freeze(), _old: old }))
     }
 
     fn view(&self) -> Result<Arc<dyn View>> {
-        Ok(Arc::new(FrozenRows(self.tables.clone())))
+        Ok(Arc::new(FrozenRows { tables: self.frozen(), _old: self.account.freeze() }))
     }
 
     fn expire(&mut self, table: TableId, until_ms: i64) {
         if let Some(rows) = self.tables.get_mut(&table) {
-            rows.given_up_ms = until_ms;
+            rows.rows.given_up_ms = until_ms;
         }
     }
 
@@ -162,11 +251,11 @@ impl Backend for MemoryBackend {
     }
 
     fn estimate(&self, table: TableId) -> u64 {
-        self.tables.get(&table).map_or(0, |rows| rows.map.len() as u64)
+        self.tables.get(&table).map_or(0, |rows| rows.index.len() as u64)
     }
 
     fn tables(&self) -> Vec<Table> {
-        self.tables.values().map(|rows| rows.table).collect()
+        self.tables.values().map(|rows| rows.rows.table).collect()
     }
 
     fn clip(&mut self, range: KeyGroupRange) -> Result<()> {
@@ -184,64 +273,99 @@ impl Backend for MemoryBackend {
     }
 }
 
-fn get(tables: &Tables, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
-    Ok(tables.get(&table).ok_or(Error::NoTable(table))?.map.get(key).cloned())
-}
-
-fn scan(tables: &Tables, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
-    let rows = tables.get(&table).ok_or(Error::NoTable(table))?;
-    // A break is the visitor's wish, not a failure.
-    let _ = rows.range(start, end).try_for_each(|(key, row)| visit(key, row));
-    Ok(())
-}
-
 impl Rows {
     fn new(table: Table, marks: &mut Marks) -> Self {
         let map = OrdMap::new();
         Self { table, segments: Segments::of(&map, marks), map, given_up_ms: i64::MIN }
     }
 
-    fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Key, &Bytes)> {
+    fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Key, &Arc<Row>)> {
         // A range that ends before it starts is empty to us, but a panic to the map.
         let end = if end < start { start } else { end };
         self.map.range::<_, [u8]>((Bound::Included(start), Bound::Excluded(end)))
     }
 
-    fn put(&mut self, account: &mut Account, key: &[u8], row: Bytes) {
-        let is = row_bytes(key, &row);
-        let mut was = 0;
-        account.bytes += entry_bytes(key, &row);
-        if let Some(slot) = self.map.get_mut(key) {
-            account.bytes = account.bytes.saturating_sub(entry_bytes(key, slot));
-            was = row_bytes(key, slot);
-            *slot = row;
-        } else {
-            self.map.insert(Key::from(key), row);
+    fn scan(&self, start: &[u8], end: &[u8], visit: Visitor<'_>) {
+        // A break is the visitor's wish, not a failure.
+        let _ = self.range(start, end).try_for_each(|(key, row)| visit(key, &row.bytes()));
+    }
+}
+
+impl Live {
+    fn new(rows: Rows) -> Self {
+        let (mut index, hasher) = (HashTable::with_capacity(rows.map.len()), DefaultHashBuilder::default());
+        for row in rows.map.values() {
+            index.insert_unique(hash(&hasher, &row.key), row.clone(), |row: &Arc<Row>| hash(&hasher, &row.key));
         }
-        self.segments.change(key, was, is, &self.map, &mut account.marks);
+        Self { rows, index, hasher }
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&Row> {
+        self.index.find(hash(&self.hasher, key), |row| *row.key == *key).map(|row| &**row)
+    }
+
+    fn put(&mut self, account: &mut Account, key: &[u8], bytes: &[u8]) {
+        let Self { rows, index, hasher } = self;
+        let entry = index.entry(hash(hasher, key), |row| *row.key == *key, |row| hash(hasher, &row.key));
+        let is = row_bytes(key, bytes.len());
+        let was = match &entry {
+            Entry::Occupied(found) => row_bytes(key, found.get().len()),
+            Entry::Vacant(_) => 0,
+        };
+        match entry {
+            Entry::Occupied(found) if found.get().since == account.seen.get() => {
+                found.get().set(bytes);
+                account.bytes = account.bytes + is - was;
+                // It was written since the last freeze: its segment counts as changed already.
+                if is == was {
+                    return;
+                }
+            }
+            entry => {
+                let row = Arc::new(Row::new(Key::from(key), account.seen.get(), bytes));
+                account.bytes += entry_bytes(key, bytes.len());
+                rows.map.insert(row.key.clone(), row.clone());
+                match entry {
+                    Entry::Occupied(mut found) => account.replaced(std::mem::replace(found.get_mut(), row)),
+                    Entry::Vacant(free) => drop(free.insert(row)),
+                }
+            }
+        }
+        rows.segments.change(key, was, is, &rows.map, &mut account.marks);
     }
 
     fn remove(&mut self, account: &mut Account, key: &[u8]) {
-        if let Some(row) = self.map.remove(key) {
-            account.bytes = account.bytes.saturating_sub(entry_bytes(key, &row));
-            self.segments.change(key, row_bytes(key, &row), 0, &self.map, &mut account.marks);
-        }
+        let Ok(found) = self.index.find_entry(hash(&self.hasher, key), |row| *row.key == *key) else { return };
+        let (row, _) = found.remove();
+        self.rows.map.remove(key);
+        let was = row_bytes(key, row.len());
+        account.replaced(row);
+        self.rows.segments.change(key, was, 0, &self.rows.map, &mut account.marks);
     }
 }
 
-fn entry_bytes(key: &[u8], row: &[u8]) -> u64 {
-    (key.len() + row.len()) as u64 + ENTRY_BYTES
+fn hash(hasher: &DefaultHashBuilder, key: &[u8]) -> u64 {
+    hasher.hash_one(key)
+}
+
+fn entry_bytes(key: &[u8], row: usize) -> u64 {
+    (key.len() + row) as u64 + ENTRY_BYTES
 }
 
 /// The rows as they were at one moment.
-struct FrozenRows(Tables);
+struct FrozenRows {
+    tables: Tables,
+    _old: Arc<Held>,
+}
 
 impl Read for FrozenRows {
     fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Bytes>> {
-        get(&self.0, table, key)
+        let row = self.tables.get(&table).ok_or(Error::NoTable(table))?.map.get(key);
+        Ok(row.map(|row| Bytes::copy_from_slice(&row.bytes())))
     }
 
     fn scan(&self, table: TableId, start: &[u8], end: &[u8], visit: Visitor<'_>) -> Result<()> {
-        scan(&self.0, table, start, end, visit)
+        self.tables.get(&table).ok_or(Error::NoTable(table))?.scan(start, end, visit);
+        Ok(())
     }
 }

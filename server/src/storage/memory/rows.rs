@@ -7,12 +7,10 @@
 //! ```
 //! A file may hold several tables: earlier builds wrote a whole snapshot as one such file.
 
-use std::{io, path::Path};
-
-use bytes::Bytes;
+use std::{io, path::Path, sync::Arc};
 
 use super::{
-    Key, Rows, Tables,
+    Key, Row, Rows, Tables,
     blocks::{BlockWriter, Blocks, Fault, Sum, damage, take_bytes, take_table, take_u64},
     segments::Marks,
 };
@@ -32,13 +30,14 @@ pub(super) fn write<'a>(
     path: &Path,
     table: Table,
     given_up_ms: i64,
-    rows: impl Iterator<Item = (&'a Key, &'a Bytes)>,
+    rows: impl Iterator<Item = (&'a Key, &'a Arc<Row>)>,
 ) -> io::Result<Sum> {
     let mut out = BlockWriter::create(path, FORMAT)?;
     let mut written = 0_u64;
     out.block.push(TABLE);
     out.table(table)?;
     for (key, row) in rows {
+        let row = &**row.bytes();
         if row::expired_by(row, given_up_ms) {
             continue;
         }
@@ -134,7 +133,8 @@ impl Reader<'_> {
         {
             return Err(damage("a row lies outside of its segment"));
         }
-        current.map.insert(Key::from(key), Bytes::copy_from_slice(row));
+        let row = Row::new(Key::from(key), 0, row);
+        current.map.insert(row.key.clone(), Arc::new(row));
         self.rows += 1;
         Ok(())
     }

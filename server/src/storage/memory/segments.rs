@@ -13,11 +13,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
 use imbl::OrdMap;
 use uuid::Uuid;
 
-use super::{Key, blocks::Sum};
+use super::{Key, Row, blocks::Sum};
 
 /// A segment with more is split.
 const BYTES_MAX: u64 = 1 << 20;
@@ -126,7 +125,7 @@ pub(super) struct Segments(OrdMap<Key, Segment>);
 
 impl Segments {
     /// Segments of a table that has none.
-    pub(super) fn of(rows: &OrdMap<Key, Bytes>, marks: &mut Marks) -> Self {
+    pub(super) fn of(rows: &OrdMap<Key, Arc<Row>>, marks: &mut Marks) -> Self {
         let mut segments = OrdMap::new();
         let mut last = (Key::from(&b""[..]), 0);
         for (key, row) in rows {
@@ -134,7 +133,7 @@ impl Segments {
                 let (start, bytes) = std::mem::replace(&mut last, (key.clone(), 0));
                 segments.insert(start, Segment::new(marks, bytes));
             }
-            last.1 += row_bytes(key, row);
+            last.1 += row_bytes(key, row.len());
         }
         segments.insert(last.0, Segment::new(marks, last.1));
         Self(segments)
@@ -157,7 +156,7 @@ impl Segments {
     }
 
     /// Takes note that a row was written or, with `is` 0, removed.
-    pub(super) fn change(&mut self, key: &[u8], was: u64, is: u64, rows: &OrdMap<Key, Bytes>, marks: &mut Marks) {
+    pub(super) fn change(&mut self, key: &[u8], was: u64, is: u64, rows: &OrdMap<Key, Arc<Row>>, marks: &mut Marks) {
         let (_, segment) = self.0.get_prev_mut(key).expect("the first segment starts before every key");
         marks.change();
         segment.change(marks);
@@ -170,7 +169,7 @@ impl Segments {
     }
 
     /// Splits the segment of a key near its middle.
-    fn split(&mut self, key: &[u8], rows: &OrdMap<Key, Bytes>, marks: &mut Marks) {
+    fn split(&mut self, key: &[u8], rows: &OrdMap<Key, Arc<Row>>, marks: &mut Marks) {
         let Some((start, segment)) = self.0.get_prev(key) else { return };
         let (start, total) = (start.clone(), segment.bytes);
         let after = self.0.range::<_, [u8]>((Bound::Excluded(&start[..]), Bound::Unbounded)).next();
@@ -203,17 +202,17 @@ impl Segments {
 
 /// The rows from a key on, before another.
 pub(super) fn rows_between<'a>(
-    rows: &'a OrdMap<Key, Bytes>,
+    rows: &'a OrdMap<Key, Arc<Row>>,
     start: &'a Key,
     end: Option<&'a Key>,
-) -> impl Iterator<Item = (&'a Key, &'a Bytes)> {
+) -> impl Iterator<Item = (&'a Key, &'a Arc<Row>)> {
     let end = end.map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..]));
     rows.range::<_, [u8]>((Bound::Included(&start[..]), end))
 }
 
 /// Where to cut rows of `total` bytes, and the bytes before: at a border of key groups in the middle half, else
 /// in the middle. `None` if there is but one row.
-fn middle<'a>(rows: impl Iterator<Item = (&'a Key, &'a Bytes)>, total: u64) -> Option<(Key, u64)> {
+fn middle<'a>(rows: impl Iterator<Item = (&'a Key, &'a Arc<Row>)>, total: u64) -> Option<(Key, u64)> {
     let (mut before, mut group) = (0, None);
     let (mut border, mut center, mut last) = (None::<(&Key, u64)>, None, None);
     for (key, row) in rows {
@@ -232,12 +231,12 @@ fn middle<'a>(rows: impl Iterator<Item = (&'a Key, &'a Bytes)>, total: u64) -> O
             }
         }
         group = Some(this);
-        before += row_bytes(key, row);
+        before += row_bytes(key, row.len());
     }
     border.or(center).or(last).map(|(key, before)| (key.clone(), before))
 }
 
 /// What a row takes in a file.
-pub(super) fn row_bytes(key: &[u8], row: &[u8]) -> u64 {
-    (key.len() + row.len()) as u64 + ROW_BYTES
+pub(super) fn row_bytes(key: &[u8], row: usize) -> u64 {
+    (key.len() + row) as u64 + ROW_BYTES
 }

@@ -64,15 +64,16 @@ fn rows_of(backend: &MemoryBackend) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 /// Every segment says how many bytes its rows have; the first starts before every key.
 fn check(backend: &MemoryBackend) {
-    for rows in backend.tables.values() {
+    for Live { rows, .. } in backend.tables.values() {
         let mut total = 0;
         for (place, (start, end, segment)) in rows.segments.iter().enumerate() {
             assert_eq!(place == 0, start.is_empty());
-            let found: u64 = segments::rows_between(&rows.map, start, end).map(|(key, row)| row_bytes(key, row)).sum();
+            let found: u64 =
+                segments::rows_between(&rows.map, start, end).map(|(key, row)| row_bytes(key, row.len())).sum();
             assert_eq!(segment.bytes, found);
             total += found;
         }
-        assert_eq!(total, rows.map.iter().map(|(key, row)| row_bytes(key, row)).sum::<u64>());
+        assert_eq!(total, rows.map.iter().map(|(key, row)| row_bytes(key, row.len())).sum::<u64>());
     }
 }
 
@@ -152,7 +153,7 @@ fn what_is_opened_knows_its_segments() {
 fn segments_are_cut_at_key_groups_and_have_a_size() {
     let backend = filled();
     check(&backend);
-    let rows = &backend.tables[&A];
+    let rows = &backend.tables[&A].rows;
     for (start, _, segment) in rows.segments.iter() {
         assert!(segment.bytes <= 1 << 20);
         assert!(start.is_empty() || start[2..] == [0; 4], "{:?} is within a key group", &start[..]);
@@ -162,7 +163,7 @@ fn segments_are_cut_at_key_groups_and_have_a_size() {
     backend.create_table(Table { id: A, merge: None }).unwrap();
     (0..3000).for_each(|n| put(&mut backend, &key(5, n), &[1; 1000]));
     check(&backend);
-    assert!((3..=8).contains(&backend.tables[&A].segments.iter().count()));
+    assert!((3..=8).contains(&backend.tables[&A].rows.segments.iter().count()));
 }
 
 #[test]
@@ -197,14 +198,14 @@ fn segments_follow_what_is_written_and_removed() {
     writes.delete_range(A, b"", &[0xff; 9]);
     backend.write(&writes, Logging::None).unwrap();
     check(&backend);
-    assert_eq!(backend.tables[&A].segments.iter().count(), 1);
+    assert_eq!(backend.tables[&A].rows.segments.iter().count(), 1);
 }
 
 #[test]
 fn one_file_of_an_earlier_build_is_opened_and_an_unknown_version_is_not() {
     let place = Place::new();
     let mut backend = filled();
-    let rows = &backend.tables[&A];
+    let rows = &backend.tables[&A].rows;
     let path = place.0.path().join(index::NAME);
     rows::write(&path, rows.table, i64::MIN, rows.map.iter()).unwrap();
     let mut opened = MemoryBackend::open(place.0.path()).unwrap();
@@ -231,4 +232,38 @@ fn segments_that_were_exchanged_or_left_out_are_refused() {
     fs::write(&segments[0], &one).unwrap();
     fs::remove_file(&segments[1]).unwrap();
     assert!(matches!(MemoryBackend::open(&dir), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn rows_are_refused_when_the_budget_is_used_up_and_old_versions_count_while_they_are_seen() {
+    let budget = Budget::new(ByteSize::kib(400));
+    let mut backend = MemoryBackend::new().within(&budget);
+    backend.create_table(Table { id: A, merge: None }).unwrap();
+    let write = |backend: &mut MemoryBackend, table, n| {
+        let mut writes = Writes::default();
+        writes.put(table, &key(1, n), |out| out.extend([7; 1000]));
+        backend.write(&writes, Logging::None)
+    };
+    let there = (0..1000).take_while(|n| write(&mut backend, A, *n).is_ok()).count();
+    assert!((250..300).contains(&there), "{there} rows of 1 KB in three quarters of 400 KiB");
+    let refused = write(&mut backend, A, 0).unwrap_err().to_string();
+    assert!(refused.contains("allowed is 300.0 KiB (memory.budget)"), "{refused}");
+    write(&mut backend, TableId::SHARD, 0).expect("lanes and counters go on");
+    let mut writes = Writes::default();
+    writes.delete_range(A, &key(1, 0), &key(1, 120));
+    backend.write(&writes, Logging::None).unwrap();
+    assert!(!backend.is_full());
+
+    let (view, before) = (backend.view().unwrap(), budget.rows());
+    (120..200).for_each(|n| write(&mut backend, A, n).unwrap());
+    let held = budget.rows() - before;
+    assert!((80_000..100_000).contains(&held), "the old versions of 80 rows: {held}");
+    (120..200).for_each(|n| write(&mut backend, A, n).unwrap());
+    assert_eq!(budget.rows() - before, held, "nobody sees those that were written meanwhile");
+    let next = backend.view().unwrap();
+    drop(view);
+    assert_eq!(budget.rows(), before, "the next view sees none of them");
+    drop(next);
+    drop(backend);
+    assert_eq!(budget.rows(), 0);
 }

@@ -9,6 +9,7 @@
 mod clip;
 mod columns;
 mod freeze;
+mod idle;
 mod join;
 mod logs;
 mod options;
@@ -65,6 +66,7 @@ struct Engine {
     /// Tells this open database from every other, and from itself opened again.
     session: String,
     log: logs::Log,
+    last_write: idle::LastWrite,
     shared: Arc<RocksShared>,
 }
 
@@ -91,9 +93,11 @@ impl RocksBackend {
         seal::remove(dir)?;
         let (path, ids, shared) = (dir.to_path_buf(), sst::Ids::default(), Arc::clone(shared));
         let (session, log) = (Uuid::new_v4().simple().to_string(), shared.log());
-        let engine = Engine { db, path, ids, session, log, shared };
+        let last_write = idle::LastWrite::default();
+        let engine = Arc::new(Engine { db, path, ids, session, log, last_write, shared });
+        engine.shared.idle.join(Arc::downgrade(&engine));
         Ok(Self {
-            engine: Arc::new(engine),
+            engine,
             tables: columns.into_iter().map(|column| (column.table.id, column)).collect(),
             logged,
             batch: WriteBatch::default(),

@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use bytesize::ByteSize;
 use forebay_proto::merge::MergeFunction;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DBCompactionStyle, DBCompressionType, DBRecoveryMode, Env, LogLevel,
@@ -20,9 +21,13 @@ use rocksdb::{
 };
 
 use super::{
-    super::config::{Compaction, Compression, Filter, RocksConfig, RocksSettings},
+    super::{
+        budget::Shares,
+        config::{Compaction, Compression, Filter, RocksConfig, RocksSettings},
+    },
     WalTolerance,
     columns::Column,
+    idle::Idle,
     logs::{Log, Logs},
 };
 use crate::storage::{Error, Result, merge, row};
@@ -31,6 +36,9 @@ use crate::storage::{Error, Result, merge, row};
 const SST_FORMAT: i32 = 7;
 /// A new arena takes this much at once; small, for most of many tables are nearly empty.
 const ARENA_BYTES: usize = 64 << 10;
+/// Smaller yet where the budget is small: so many tables are to fit into it.
+const TABLES: usize = 8192;
+const ARENA_MIN: usize = 4 << 10;
 /// RocksDB's name of the age at which a file is compacted, in seconds.
 pub(super) const COMPACTION_AGE: &str = "periodic_compaction_seconds";
 /// Old files of tables that nobody writes are looked for so often; in others at every flush. RocksDB would do so
@@ -47,36 +55,50 @@ const OPERANDS_MAX: usize = 16;
 /// What the RocksDB backends of a process share: block cache, write buffers, threads.
 pub struct RocksShared {
     settings: RocksSettings,
+    shares: Shares,
     cache: Cache,
     write_buffers: WriteBufferManager,
     env: Env,
     files: SstFileManager,
     logs: Arc<Logs>,
+    pub(super) idle: Idle,
 }
 
 impl RocksShared {
-    /// Creates it; once for a process.
+    /// Creates it for a process that nothing limits, such as a tool.
     pub fn new(config: &RocksConfig) -> Result<Arc<Self>> {
+        Self::within(config, Shares::of(config)?)
+    }
+
+    /// Creates it; once for a process. `shares` says how large it may get.
+    pub fn within(config: &RocksConfig, shares: Shares) -> Result<Arc<Self>> {
         let failed = |err: rocksdb::Error| Error::Io { path: "rocksdb".into(), detail: err.into_string() };
         let mut env = Env::new().map_err(failed)?;
         let settings = config.settings();
         let threads = i32::from(settings.background_threads.max(1));
         env.set_low_priority_background_threads(threads);
-        env.set_high_priority_background_threads((threads / 2).max(1));
+        // Flushes wait for the disk more than they work, and writers wait for them.
+        env.set_high_priority_background_threads(threads);
         let files = SstFileManager::new();
         files.set_delete_rate_bytes_per_second(DELETION_RATE);
         files.set_max_trash_db_ratio(DELETION_BACKLOG);
+        // Write buffers are counted in the cache, so that what one of them does not use the other has.
+        let cache = Cache::new_hyper_clock_cache(bytes(shares.block_cache + shares.write_buffers), 0);
+        let (limit, wait) = (bytes(shares.write_buffers), true);
+        let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(limit, wait, cache.clone());
         Ok(Arc::new(Self {
-            cache: Cache::new_hyper_clock_cache(bytes(settings.block_cache_bytes), 0),
-            write_buffers: WriteBufferManager::new_write_buffer_manager(bytes(settings.write_buffer_bytes), false),
             settings,
+            shares,
+            cache,
+            write_buffers,
+            idle: Idle::default(),
             env,
             files,
             logs: Arc::default(),
         }))
     }
 
-    /// Bytes in the block cache at present.
+    /// Bytes in the block cache at present, write buffers among them.
     pub fn block_cache_used(&self) -> usize {
         self.cache.get_usage()
     }
@@ -84,6 +106,11 @@ impl RocksShared {
     /// Bytes of unflushed writes at present.
     pub fn write_buffer_used(&self) -> usize {
         self.write_buffers.get_usage()
+    }
+
+    /// True if unflushed writes are near their limit.
+    pub(super) fn is_tight(&self) -> bool {
+        self.write_buffers.get_usage() >= bytes(self.shares.write_buffers) / 4 * 3
     }
 
     /// The log of a database that was opened.
@@ -98,7 +125,7 @@ impl RocksShared {
 
     /// Room that the flush of one table may need.
     pub(super) fn flush_bytes(&self) -> u64 {
-        self.settings.table_write_buffer_bytes.0
+        self.table_write_buffer().0
     }
 
     /// Options of a database.
@@ -156,12 +183,12 @@ impl RocksShared {
     pub(super) fn family(&self) -> Options {
         let is = &self.settings;
         let mut options = Options::default();
-        options.set_write_buffer_size(bytes(is.table_write_buffer_bytes));
+        options.set_write_buffer_size(bytes(self.table_write_buffer()));
         options.set_max_write_buffer_number(i32::from(is.write_buffers_max));
         options.set_min_write_buffer_number_to_merge(i32::from(is.write_buffers_merged));
         options.set_memtable_prefix_bloom_ratio(is.write_buffer_filter);
         options.set_memtable_whole_key_filtering(is.write_buffer_filter > 0.0);
-        options.set_arena_block_size(ARENA_BYTES);
+        options.set_arena_block_size(self.arena_bytes());
         options.set_compaction_style(match is.compaction {
             Compaction::Level => DBCompactionStyle::Level,
             Compaction::Universal => DBCompactionStyle::Universal,
@@ -174,6 +201,16 @@ impl RocksShared {
         options.set_bottommost_compression_type(compression(is.bottommost_compression));
         options.set_block_based_table_factory(&self.blocks());
         options
+    }
+
+    /// One table does not take the room of all.
+    fn table_write_buffer(&self) -> ByteSize {
+        self.settings.table_write_buffer_bytes.min(ByteSize((self.shares.write_buffers.0 / 4).max(ARENA_MIN as u64)))
+    }
+
+    fn arena_bytes(&self) -> usize {
+        let share = bytes(self.shares.write_buffers) / TABLES;
+        (share / ARENA_MIN * ARENA_MIN).clamp(ARENA_MIN, ARENA_BYTES)
     }
 
     fn blocks(&self) -> BlockBasedOptions {
@@ -260,6 +297,6 @@ impl CompactionFilter for Expired {
     }
 }
 
-fn bytes(size: bytesize::ByteSize) -> usize {
+fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
 }

@@ -18,7 +18,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// than `room_bytes` for what they write.
 pub(super) fn write(engine: &Engine, batch: &WriteBatch, options: &mut WriteOptions, room_bytes: u64) -> Result<()> {
     options.set_no_slowdown(true);
+    let idle = &engine.shared.idle;
+    idle.written(&engine.last_write);
     loop {
+        if engine.shared.is_tight() {
+            idle.relieve();
+        }
         match engine.db.write_opt(batch, options) {
             // Other refusals of this kind name the background error that stands behind them.
             Err(err) if err.kind() == ErrorKind::Incomplete && err.as_ref().ends_with("Write stall") => {
