@@ -15,6 +15,7 @@ pub use function::{AddTo, Aggregate, Avg, AvgI64, CountDistinct, MaxBy, MinBy, T
 
 use crate::{
     cache::{At, Cache, Reading},
+    clock::coarse_ms,
     codec::{Stored, WriteAs},
     error::Result,
     options::{Options, declares_options, has_views},
@@ -150,7 +151,7 @@ impl<K: Stored, A: Aggregate, N: Stored> AggregatingState<K, A, N> {
         let op = at.op(OpKind::AggregatingGet);
         let fill = |cache: &mut Cache, reading: Reading, answer: AnswerRef<'_>| {
             if let Some(deadline_ms) = session.touch_ms(scope.expiry.as_ref().filter(|_| !answer.is_empty()), at, b"") {
-                cache.touch(&reading, deadline_ms, deadline_ms, session.now_ms());
+                cache.touch(&reading, deadline_ms, deadline_ms, coarse_ms());
             }
             let value = answer.value();
             if let Some(wanted) = wanted.take() {

@@ -15,6 +15,7 @@ mod address;
 mod aggregating;
 mod batches;
 mod body;
+mod entries;
 mod list;
 mod log;
 mod map;
@@ -24,24 +25,18 @@ mod set;
 mod tests;
 mod value;
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{HashSet, VecDeque};
 
 use forebay_proto::{
     packed::Op,
     v1::{OpKind, PackedOps},
-};
-use hashbrown::{
-    DefaultHashBuilder, HashMap,
-    hash_map::{EntryRef, OccupiedEntry},
 };
 
 pub use address::At;
 use address::{join, split};
 use batches::Batches;
 use body::Body;
+use entries::{Entries, Entry, Slot};
 pub use log::Logged;
 
 /// Bytes that an entry takes beside its key and content, roughly.
@@ -52,7 +47,7 @@ const CLOCK_SLACK: usize = 1024;
 /// An outstanding read; ended by one of the `fill` functions or by [`Cache::cancel`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Reading(Arc<[u8]>);
+pub struct Reading(Slot);
 
 /// How large the batches of a flush become.
 #[derive(Debug, Clone, Copy)]
@@ -76,80 +71,15 @@ pub struct Unsent {
     pub more: bool,
 }
 
-#[derive(Debug)]
-struct Entry {
-    shard: u32,
-    key_group: Option<u16>,
-    body: Body,
-    /// Reads that are outstanding.
-    reads: u32,
-    /// The deadline that everything there is to be given.
-    touch_ms: Option<i64>,
-    /// Its place among the unsent; `None` if nothing is unsent.
-    unsent: Option<Place>,
-    /// True if it was used since the hand of the clock came by.
-    used: bool,
-    /// True if it is on the clock.
-    on_clock: bool,
-}
-
-/// Where an entry stands among those that have something unsent.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    /// A place that another number has is none of the entry's: it has been sent since.
-    number: u64,
-    /// Since when something is unsent, by the caller's clock.
-    since_ms: u64,
-}
-
-impl Entry {
-    fn new(at: At<'_>, body: Body) -> Self {
-        Self {
-            shard: at.shard as u32,
-            key_group: at.key_group,
-            body,
-            reads: 0,
-            touch_ms: None,
-            unsent: None,
-            used: true,
-            on_clock: false,
-        }
-    }
-
-    /// True if it may not be forgotten now.
-    fn is_pinned(&self) -> bool {
-        self.reads > 0 || self.unsent.is_some()
-    }
-}
-
-type Entries = HashMap<Arc<[u8]>, Entry>;
-type Found<'a> = OccupiedEntry<'a, Arc<[u8]>, Entry, DefaultHashBuilder>;
-
-/// Finds an entry, or makes it and counts its bytes; the address is hashed once.
-#[inline]
-fn found_or_made<'a>(
-    entries: &'a mut Entries,
-    address: &[u8],
-    bytes: &mut usize,
-    make: impl FnOnce() -> Entry,
-) -> Found<'a> {
-    match entries.entry_ref(address) {
-        EntryRef::Occupied(found) => found,
-        EntryRef::Vacant(free) => {
-            *bytes += ENTRY_BYTES + address.len();
-            free.insert_entry_with_key(address.into(), make())
-        }
-    }
-}
-
 /// A write-back cache, bounded in bytes.
 #[derive(Debug)]
 pub struct Cache {
     entries: Entries,
-    /// Entries that may be evicted once the hand comes by; the front is next.
-    clock: VecDeque<Arc<[u8]>>,
+    /// Entries that may be evicted once the hand comes by, each with its number there; the front is next.
+    clock: VecDeque<(u32, Slot)>,
+    next_on_clock: u32,
     /// Entries with something unsent, in the order in which they became so.
-    unsent: VecDeque<(u64, Arc<[u8]>)>,
+    unsent: VecDeque<(u64, Slot)>,
     next_place: u64,
     bytes: usize,
     unsent_bytes: usize,
@@ -163,8 +93,9 @@ impl Cache {
     /// Makes an empty cache that evicts over `bytes_max`; nothing of the `uncached` states is kept once sent.
     pub fn new(bytes_max: usize, uncached: HashSet<u32>) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: Entries::default(),
             clock: VecDeque::new(),
+            next_on_clock: 0,
             unsent: VecDeque::new(),
             next_place: 0,
             bytes: 0,
@@ -201,13 +132,13 @@ impl Cache {
     /// the next flush.
     pub fn touch(&mut self, reading: &Reading, deadline_ms: i64, clock_ms: i64, now_ms: u64) {
         let number = self.next_place;
-        let Some(entry) = self.entries.get_mut(&reading.0) else { return };
+        let Some(entry) = self.entries.get_mut(reading.0) else { return };
         entry.touch_ms = Some(deadline_ms);
         entry.body.touched(deadline_ms, clock_ms);
         if entry.unsent.is_none() {
-            entry.unsent = Some(Place { number, since_ms: now_ms });
+            entry.unsent = Some(entries::Unsent { number, since_ms: now_ms });
             self.next_place += 1;
-            self.unsent.push_back((number, reading.0.clone()));
+            self.unsent.push_back((number, reading.0));
         }
     }
 
@@ -221,18 +152,17 @@ impl Cache {
     /// Forgets an entry, unless something of it is unsent or being read.
     pub fn forget_known(&mut self, at: At<'_>) {
         join(&mut self.address, at);
-        let entry = self.entries.get_key_value(self.address.as_slice());
-        let Some((address, entry)) = entry else { return };
-        if entry.reads == 0 && entry.unsent.is_none() {
-            let address = address.clone();
-            self.forget(&address);
+        let Some(slot) = self.entries.find(&self.address) else { return };
+        if self.entries.get(slot).is_some_and(|entry| !entry.is_pinned()) {
+            self.forget(slot);
         }
     }
 
     /// Returns true if a read of the entry is outstanding.
     pub fn is_being_read(&mut self, at: At<'_>) -> bool {
         join(&mut self.address, at);
-        self.entries.get(self.address.as_slice()).is_some_and(|entry| entry.reads > 0)
+        let found = self.entries.find(&self.address).and_then(|slot| self.entries.get(slot));
+        found.is_some_and(|entry| entry.reads > 0)
     }
 
     /// Ends a read whose answer nobody will use.
@@ -245,21 +175,21 @@ impl Cache {
         let mut batches = Batches::new(limits);
         let mut kept = VecDeque::new();
         let (mut blocked, mut more) = (false, false);
-        while let Some((number, address)) = self.unsent.pop_front() {
+        while let Some((number, slot)) = self.unsent.pop_front() {
             if batches.full() >= limits.batches_max {
-                self.unsent.push_front((number, address));
+                self.unsent.push_front((number, slot));
                 more = true;
                 break;
             }
-            let place = self.entries.get(&address).and_then(|entry| entry.unsent);
+            let place = self.entries.get(slot).and_then(|entry| entry.unsent);
             let Some(place) = place.filter(|place| place.number == number) else { continue };
             if place.since_ms > until_ms {
-                self.unsent.push_front((number, address));
+                self.unsent.push_front((number, slot));
                 break;
             }
-            if !self.take(&address, &mut batches) {
+            if !self.take(slot, &mut batches) {
                 blocked = true;
-                kept.push_back((number, address));
+                kept.push_back((number, slot));
             }
         }
         kept.append(&mut self.unsent);
@@ -274,20 +204,20 @@ impl Cache {
         let mut blocked = false;
         for at in addresses {
             join(&mut self.address, *at);
-            let found = self.entries.get_key_value(self.address.as_slice());
-            let address = found.filter(|(_, entry)| entry.unsent.is_some()).map(|(address, _)| address.clone());
-            blocked |= address.is_some_and(|address| !self.take(&address, &mut batches));
+            let is_unsent = |slot: &Slot| self.entries.get(*slot).is_some_and(|entry| entry.unsent.is_some());
+            let slot = self.entries.find(&self.address).filter(is_unsent);
+            blocked |= slot.is_some_and(|slot| !self.take(slot, &mut batches));
         }
         Unsent { batches: batches.finish(), blocked, more: false }
     }
 
     /// Takes what is unsent of an entry; false if that must wait for a read of it.
-    fn take(&mut self, address: &Arc<[u8]>, batches: &mut Batches) -> bool {
-        let Some(entry) = self.entries.get_mut(address) else { return true };
+    fn take(&mut self, slot: Slot, batches: &mut Batches) -> bool {
+        let Some(entry) = self.entries.get_mut(slot) else { return true };
         if entry.reads > 0 {
             return false;
         }
-        let (state, key, namespace) = split(address);
+        let (state, key, namespace) = split(&entry.address);
         let at = Op { key_group: entry.key_group, ..Op::new(OpKind::Unspecified, state, key) };
         let (shard, before) = (entry.shard as usize, (entry.body.bytes(), entry.body.unsent_bytes()));
         entry.body.take_unsent(at.with_namespace(namespace), &mut |op| batches.push(shard, op));
@@ -299,22 +229,33 @@ impl Cache {
         let after = (entry.body.bytes(), entry.body.unsent_bytes());
         self.bytes = self.bytes + after.0 - before.0;
         self.unsent_bytes = self.unsent_bytes + after.1 - before.1;
-        self.settle(address);
+        self.settle(slot);
         true
     }
 
     #[inline]
     fn find(&mut self, at: At<'_>) -> Option<&Body> {
         join(&mut self.address, at);
-        let entry = self.entries.get_mut(self.address.as_slice())?;
+        let slot = self.entries.find(&self.address)?;
+        let entry = self.entries.get_mut(slot)?;
         entry.used = true;
         Some(&entry.body)
     }
 
+    /// Finds the entry of the address that was joined, or makes it and counts its bytes.
+    #[inline]
+    fn found_or_made(&mut self, at: At<'_>, empty: impl FnOnce() -> Body) -> Slot {
+        let (slot, made) = self.entries.found_or_made(&self.address, at, empty);
+        if made {
+            self.bytes += ENTRY_BYTES + self.address.len();
+        }
+        slot
+    }
+
     fn write(&mut self, at: At<'_>, now_ms: u64, empty: impl FnOnce() -> Body, change: impl FnOnce(&mut Body)) {
         join(&mut self.address, at);
-        let mut found = found_or_made(&mut self.entries, &self.address, &mut self.bytes, || Entry::new(at, empty()));
-        let entry = found.get_mut();
+        let slot = self.found_or_made(at, empty);
+        let Some(entry) = self.entries.get_mut(slot) else { return };
         entry.used = true;
         let before = (entry.body.bytes(), entry.body.unsent_bytes());
         change(&mut entry.body);
@@ -323,16 +264,17 @@ impl Cache {
         self.unsent_bytes = self.unsent_bytes + after.1 - before.1;
         if entry.unsent.is_none() {
             let number = self.next_place;
-            entry.unsent = Some(Place { number, since_ms: now_ms });
+            entry.unsent = Some(entries::Unsent { number, since_ms: now_ms });
             self.next_place += 1;
-            self.unsent.push_back((number, found.key().clone()));
+            self.unsent.push_back((number, slot));
         }
     }
 
     /// Changes an entry that is there, without making it unsent.
     fn change(&mut self, at: At<'_>, change: impl FnOnce(&mut Body)) {
         join(&mut self.address, at);
-        let Some(entry) = self.entries.get_mut(self.address.as_slice()) else { return };
+        let found = self.entries.find(&self.address);
+        let Some(entry) = found.and_then(|slot| self.entries.get_mut(slot)) else { return };
         let before = (entry.body.bytes(), entry.body.unsent_bytes());
         change(&mut entry.body);
         let after = (entry.body.bytes(), entry.body.unsent_bytes());
@@ -342,36 +284,40 @@ impl Cache {
 
     fn read(&mut self, at: At<'_>, empty: impl FnOnce() -> Body) -> Reading {
         join(&mut self.address, at);
-        let mut found = found_or_made(&mut self.entries, &self.address, &mut self.bytes, || Entry::new(at, empty()));
-        found.get_mut().reads += 1;
-        Reading(found.key().clone())
+        let slot = self.found_or_made(at, empty);
+        if let Some(entry) = self.entries.get_mut(slot) {
+            entry.reads += 1;
+        }
+        Reading(slot)
     }
 
     fn fill(&mut self, reading: Reading, fill: impl FnOnce(&mut Body)) {
         // Room is made while the entry still counts as being read: its reader has yet to look at it.
         self.evict();
-        let Some(entry) = self.entries.get_mut(&reading.0) else { return };
+        let Some(entry) = self.entries.get_mut(reading.0) else { return };
         entry.reads -= 1;
         let before = entry.body.bytes();
         fill(&mut entry.body);
         self.bytes = self.bytes + entry.body.bytes() - before;
         // What was read of an uncached state is still to be looked at.
-        if !self.is_uncached(split(&reading.0).0) {
-            self.settle(&reading.0);
+        let state = split(&entry.address).0;
+        if !self.is_uncached(state) {
+            self.settle(reading.0);
         }
     }
 
     /// Puts an entry that holds something and may be forgotten on the clock, and forgets one that holds nothing.
-    fn settle(&mut self, address: &Arc<[u8]>) {
-        let Some(entry) = self.entries.get_mut(address) else { return };
-        if entry.on_clock || entry.is_pinned() {
+    fn settle(&mut self, slot: Slot) {
+        let Some(entry) = self.entries.get_mut(slot) else { return };
+        if entry.on_clock.is_some() || entry.is_pinned() {
             return;
         }
-        if entry.body.is_unknown() || self.uncached.contains(&split(address).0) {
-            self.forget(address);
+        if entry.body.is_unknown() || self.uncached.contains(&split(&entry.address).0) {
+            self.forget(slot);
         } else {
-            entry.on_clock = true;
-            self.clock.push_back(address.clone());
+            entry.on_clock = Some(self.next_on_clock);
+            self.clock.push_back((self.next_on_clock, slot));
+            self.next_on_clock = self.next_on_clock.wrapping_add(1);
         }
     }
 
@@ -381,34 +327,28 @@ impl Cache {
             if self.bytes <= self.bytes_max {
                 return;
             }
-            let Some(address) = self.clock.pop_front() else { return };
-            if !self.is_current(&address) {
+            let Some((number, slot)) = self.clock.pop_front() else { return };
+            let Some(entry) = self.entries.get_mut(slot).filter(|entry| entry.on_clock == Some(number)) else {
                 continue;
-            }
-            let Some(entry) = self.entries.get_mut(&address) else { continue };
+            };
             if entry.is_pinned() {
                 // It comes back once it is sent or read, and is not looked at until then.
-                entry.on_clock = false;
+                entry.on_clock = None;
             } else if std::mem::take(&mut entry.used) {
-                self.clock.push_back(address);
+                self.clock.push_back((number, slot));
             } else {
-                self.forget(&address);
+                self.forget(slot);
             }
         }
     }
 
-    fn forget(&mut self, address: &Arc<[u8]>) {
-        let Some(entry) = self.entries.remove(address) else { return };
-        self.bytes -= ENTRY_BYTES + address.len() + entry.body.bytes();
+    fn forget(&mut self, slot: Slot) {
+        let Some(Entry { address, body, .. }) = self.entries.remove(slot) else { return };
+        self.bytes -= ENTRY_BYTES + address.len() + body.bytes();
         if self.clock.len() > 2 * self.entries.len() + CLOCK_SLACK {
-            let mut clock = std::mem::take(&mut self.clock);
-            clock.retain(|address| self.is_current(address));
-            self.clock = clock;
+            let is_current =
+                |slot: Slot, number| self.entries.get(slot).is_some_and(|entry| entry.on_clock == Some(number));
+            self.clock.retain(|(number, slot)| is_current(*slot, *number));
         }
-    }
-
-    /// True if the entry at the address is the one that this very address came from, not a later one.
-    fn is_current(&self, address: &Arc<[u8]>) -> bool {
-        self.entries.get_key_value(address).is_some_and(|(present, _)| Arc::ptr_eq(present, address))
     }
 }

@@ -29,7 +29,8 @@ impl Channels {
 fn endpoint(address: &str) -> Result<Endpoint> {
     let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(url).map_err(|error| {
-        let message = format!("address {address:?}: {error} (such as http://127.0.0.1:7400)");
+        let message =
+            format!("address {address:?}: {error} (such as http://127.0.0.1:7400 or unix:///run/forebay.sock)");
         Error::call(ErrorReason::FieldInvalid, message)
     })?;
     Ok(endpoint

@@ -13,6 +13,7 @@ use forebay_proto::{
 
 use crate::{
     cache::{At, Cache, Reading},
+    clock::coarse_ms,
     codec::{Stored, WriteAs},
     error::Result,
     options::{Options, declares_options, has_views},
@@ -75,7 +76,7 @@ impl<K: Stored, V: Stored, N: Stored> ListState<K, V, N> {
         }
         let fill = |cache: &mut Cache, reading: Reading, answer: AnswerRef<'_>| {
             if let Some(deadline_ms) = session.touch_ms(scope.expiry.as_ref().filter(|_| !answer.is_empty()), at, b"") {
-                cache.touch(&reading, deadline_ms, deadline_ms, session.now_ms());
+                cache.touch(&reading, deadline_ms, deadline_ms, coarse_ms());
             }
             cache.fill_list(reading, answer.items().map(|item| Bytes::copy_from_slice(&item)).collect());
             let known = cache.list(at).map(|items| self.decoded(items));

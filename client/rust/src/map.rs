@@ -16,6 +16,7 @@ pub use scan::MapScan;
 
 use crate::{
     cache::{At, Cache, Reading},
+    clock::coarse_ms,
     codec::{Stored, WriteAs},
     error::Result,
     expiry::Look,
@@ -99,7 +100,7 @@ impl<K: Stored, M: Stored, V: Stored, N: Stored> MapState<K, M, V, N> {
         match deadline_ms.map_or(Look::Alive, |deadline_ms| self.scope.look(deadline_ms, at.shard)) {
             Look::Alive => Some(decoded),
             Look::Touch(deadline_ms) => {
-                cache.map_touch(at, map_key, deadline_ms, self.scope.session.now_ms());
+                cache.map_touch(at, map_key, deadline_ms, coarse_ms());
                 Some(decoded)
             }
             Look::Expired => {
@@ -309,7 +310,7 @@ impl<K: Stored, M: Stored, V: Stored, N: Stored> MapState<K, M, V, N> {
             let reading = cache.read_map(at);
             if let Some(deadline_ms) = touch {
                 let ttl_ms = self.scope.expiry.map_or(0, |expiry| expiry.ttl_ms);
-                cache.touch(&reading, deadline_ms, deadline_ms.saturating_sub(ttl_ms), session.now_ms());
+                cache.touch(&reading, deadline_ms, deadline_ms.saturating_sub(ttl_ms), coarse_ms());
             }
             reading
         };

@@ -11,6 +11,7 @@ use forebay_proto::{
 
 use crate::{
     cache::{Cache, Reading},
+    clock::coarse_ms,
     codec::{Stored, WriteAs},
     error::{Error, Result},
     options::{Options, declares_options, has_views},
@@ -89,7 +90,7 @@ impl<K: Stored, V: Stored, N: Stored> ReducingState<K, V, N> {
         }
         let fill = |cache: &mut Cache, reading: Reading, answer: AnswerRef<'_>| {
             if let Some(deadline_ms) = session.touch_ms(scope.expiry.as_ref().filter(|_| !answer.is_empty()), at, b"") {
-                cache.touch(&reading, deadline_ms, deadline_ms, session.now_ms());
+                cache.touch(&reading, deadline_ms, deadline_ms, coarse_ms());
             }
             cache.fill_reducing(reading, answer.value().map(|value| Bytes::copy_from_slice(&value)));
             let known = cache.reducing(at).map(|known| self.decoded(known));

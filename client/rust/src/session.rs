@@ -6,6 +6,7 @@
 //! while batches are handed to lanes, so that lanes see writes and reads in the order of the cache.
 
 mod direct;
+mod reads;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -14,7 +15,7 @@ mod watermarks;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use forebay_proto::{
@@ -31,6 +32,7 @@ use crate::{
     attention::Attention,
     backlog::Backlog,
     cache::{At, BatchLimits, Cache, Reading},
+    clock::coarse_ms,
     error::{Error, Result},
     expiry::Touches,
     lease::Lease,
@@ -39,6 +41,7 @@ use crate::{
     timers::Queue,
 };
 pub(crate) use direct::Wanted;
+use reads::Reads;
 use watermarks::Watermarks;
 
 /// Bytes that may be flushed and not yet acknowledged before operations wait.
@@ -67,7 +70,10 @@ pub(crate) struct Parts {
 pub(crate) struct Session {
     table: Table,
     explicit: bool,
+    me: Weak<Self>,
     lanes: Arc<Vec<LaneHandle>>,
+    /// One per lane.
+    reads: Vec<Reads>,
     states: HashMap<String, v1::RegisteredState>,
     cache: Mutex<Cache>,
     watermarks: Mutex<Watermarks>,
@@ -80,7 +86,6 @@ pub(crate) struct Session {
     backlog: Arc<Backlog>,
     attention: Arc<Attention>,
     value_bytes_max: usize,
-    started: Instant,
     end: OnceLock<Error>,
     ended: CancellationToken,
     /// Told when a read has ended.
@@ -95,7 +100,9 @@ impl Session {
             (name.unwrap_or_default(), registered)
         };
         let watermarks = Mutex::new(Watermarks::new(parts.lanes.len()));
-        let session = Arc::new(Self {
+        let session = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            reads: parts.lanes.iter().map(|_| Reads::default()).collect(),
             watermarks,
             touches: Mutex::default(),
             timers: Mutex::default(),
@@ -109,7 +116,6 @@ impl Session {
             backlog: Arc::default(),
             attention: parts.attention,
             value_bytes_max: parts.value_bytes_max,
-            started: Instant::now(),
             end: OnceLock::new(),
             ended: CancellationToken::new(),
             read_ended: Notify::new(),
@@ -195,18 +201,18 @@ impl Session {
     }
 
     /// Waits until the lease is valid; fails once the session has ended.
-    /// Returns the time of its look.
+    /// Returns the time of its look ([`coarse_ms`]).
     #[inline]
-    pub(crate) async fn ready(&self) -> Result<Instant> {
+    pub(crate) async fn ready(&self) -> Result<u64> {
         if let Some(error) = self.end.get() {
             return Err(error.clone());
         }
-        let now = Instant::now();
-        if self.lease.is_valid(now) {
-            return Ok(now);
+        let now_ms = coarse_ms();
+        if self.lease.is_valid(now_ms) {
+            return Ok(now_ms);
         }
         self.unless_ended(self.lease.valid()).await?;
-        Ok(Instant::now())
+        Ok(coarse_ms())
     }
 
     async fn unless_ended<T>(&self, future: impl Future<Output = T>) -> Result<T> {
@@ -226,23 +232,18 @@ impl Session {
         self.cache.lock().expect("no panic while locked")
     }
 
-    /// Returns the milliseconds since the session began.
-    pub(crate) fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
-    }
-
     /// Writes into the cache, and flushes if so much is unsent.
     pub(crate) async fn write(&self, state: u32, write: impl FnOnce(&mut Cache, u64)) -> Result<()> {
-        let now = self.ready().await?;
-        self.written(self.write_now(state, now, write)).await
+        let now_ms = self.ready().await?;
+        self.written(self.write_now(state, now_ms, write)).await
     }
 
     /// Writes into the cache at a time when the session was ready, and hands what is oldest to the lanes if too much is
     /// unsent: never all at once, for reads of other keys would have to wait behind it. To be followed by
     /// [`Session::written`].
-    pub(crate) fn write_now(&self, state: u32, now: Instant, write: impl FnOnce(&mut Cache, u64)) -> Written {
+    pub(crate) fn write_now(&self, state: u32, now_ms: u64, write: impl FnOnce(&mut Cache, u64)) -> Written {
         let mut cache = self.lock();
-        write(&mut cache, now.saturating_duration_since(self.started).as_millis() as u64);
+        write(&mut cache, now_ms);
         let flushed = cache.wants_flush() || cache.is_uncached(state);
         if cache.is_uncached(state) {
             self.send_unsent(&mut cache, u64::MAX);
@@ -270,21 +271,33 @@ impl Session {
         begin: impl FnOnce(&mut Cache) -> Reading,
         fill: impl FnOnce(&mut Cache, Reading, AnswerRef<'_>) -> Option<Result<T>>,
     ) -> Result<T> {
-        let mut ops = OpsBuilder::with_capacity(1, op.key.len() + op.namespace.len() + op.map_key.len());
-        ops.push(&op);
-        let (mut outstanding, reply) = {
+        let (mut outstanding, (joint, mut place)) = {
             let mut cache = self.lock();
             let reading = begin(&mut cache);
             self.send_watermark(shard);
-            (Outstanding { session: self, reading: Some(reading) }, self.lanes[shard].read(ops.finish()))
+            (Outstanding { session: self, reading: Some(reading) }, self.join_read(shard, &op))
         };
-        let answer = self.unless_ended(reply).await?.map_err(|error| self.failed(error))?;
-        let answers = Answers::decode(answer.answers.unwrap_or_default()).map_err(|error| malformed(&error))?;
-        let answer = answers.get(0).ok_or_else(|| malformed(&"no answer to the operation"))?;
+        let answers = match self.unless_ended(joint).await? {
+            // What others have read with it may be the cause, or that it was too much for one answer.
+            Err(error) if !error.is_rewound() => {
+                place = 0;
+                self.read_alone(shard, &op).await?
+            }
+            answers => answers.map_err(|error| self.failed(error))?,
+        };
+        let answer = answers.get(place).ok_or_else(|| malformed(&"no answer to the operation"))?;
         let reading = outstanding.reading.take().ok_or_else(|| malformed(&"it was read twice"))?;
         let known = fill(&mut self.lock(), reading, answer);
         self.read_ended.notify_waiters();
         known.unwrap_or_else(|| Err(malformed(&"the cache did not take it")))
+    }
+
+    async fn read_alone(&self, shard: usize, op: &Op<'_>) -> Result<Arc<Answers>> {
+        let mut ops = OpsBuilder::new();
+        ops.push(op);
+        let answer = self.unless_ended(self.lanes[shard].read(ops.finish())).await?;
+        let answers = answer.map_err(|error| self.failed(error))?.answers.unwrap_or_default();
+        Ok(Arc::new(Answers::decode(answers).map_err(|error| malformed(&error))?))
     }
 
     /// A lane that ends because of a rewind or a fence ends the session, and its word stands for theirs.
@@ -408,7 +421,7 @@ async fn flush_by_age(session: Weak<Session>, delay_max: Duration) {
         if session.end.get().is_some() || session.check_backlog().is_err() {
             return;
         }
-        if let Some(until_ms) = session.now_ms().checked_sub(delay_ms) {
+        if let Some(until_ms) = coarse_ms().checked_sub(delay_ms) {
             while session.send_portion(&mut session.lock(), until_ms) {
                 yield_now().await;
             }

@@ -11,6 +11,7 @@ use forebay_proto::{
 
 use crate::{
     cache::{At, Cache},
+    clock::coarse_ms,
     codec::{Stored, WriteAs},
     error::Result,
     expiry::Look,
@@ -98,7 +99,7 @@ impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
             Look::Alive => Some(take(value)),
             Look::Touch(deadline_ms) => {
                 let taken = take(value);
-                cache.value_touch(at, deadline_ms, self.scope.session.now_ms());
+                cache.value_touch(at, deadline_ms, coarse_ms());
                 Some(taken)
             }
             Look::Expired => {
@@ -125,13 +126,13 @@ impl<K: Stored, V: Stored, N: Stored> ValueState<K, V, N> {
     /// Writes the value.
     pub async fn update(&self, key: &(impl WriteAs<K> + ?Sized), value: &(impl WriteAs<V> + ?Sized)) -> Result<()> {
         let scope = &self.scope;
-        let now = scope.session.ready().await?;
+        let now_ms = scope.session.ready().await?;
         if scope.expiry.is_some() {
             return self.set_until(key, Some(&scope.encode_value(value)?)).await;
         }
         let written = scope.with_value(value, |value| {
             let put = |cache: &mut Cache, at: At<'_>, now_ms| cache.value_put(at, Some(value), now_ms);
-            scope.at(key, |at| scope.session.write_now(at.state, now, |cache, now_ms| put(cache, at, now_ms)))
+            scope.at(key, |at| scope.session.write_now(at.state, now_ms, |cache, now_ms| put(cache, at, now_ms)))
         })??;
         scope.session.written(written).await
     }

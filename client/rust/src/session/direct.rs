@@ -1,14 +1,16 @@
 //! Operations past the cache: behind the unsent writes of what they are about, and ahead of later ones.
 
+use std::collections::VecDeque;
+
 use forebay_proto::{
     packed::{AnswerRef, Answers, Op, OpsBuilder},
-    v1,
+    v1::{self, ErrorReason},
 };
 
 use super::{BATCH_LIMITS, Outstanding, Session, malformed};
 use crate::{
     cache::{At, Cache, Reading},
-    error::Result,
+    error::{Error, Result},
     shard_lane::Reply,
 };
 
@@ -88,21 +90,38 @@ impl Session {
         for (index, (at, _)) in wanted.iter().enumerate() {
             by_shard[at.shard].push(index);
         }
-        let mut batches: Vec<(Vec<usize>, Vec<Outstanding<'s>>, Reply)> = Vec::new();
-        for indexes in by_shard.iter().flat_map(|indexes| indexes.chunks(READS_MAX)) {
+        let ops_of = |indexes: &[usize]| {
             let mut ops = OpsBuilder::new();
             indexes.iter().for_each(|index| ops.push(&wanted[*index].1));
+            ops.finish()
+        };
+        let mut batches: VecDeque<(Vec<usize>, Vec<Outstanding<'s>>, Reply)> = VecDeque::new();
+        for indexes in by_shard.iter().flat_map(|indexes| indexes.chunks(READS_MAX)) {
+            let ops = ops_of(indexes);
             let mut cache = self.lock();
             let reading =
                 |index: &usize| Outstanding { session: self, reading: Some(begin(&mut cache, wanted[*index].0)) };
             let outstanding = indexes.iter().map(reading).collect();
             let shard = wanted[indexes[0]].0.shard;
             self.send_watermark(shard);
-            batches.push((indexes.to_vec(), outstanding, self.lanes[shard].read(ops.finish())));
+            batches.push_back((indexes.to_vec(), outstanding, self.lanes[shard].read(ops)));
             drop(cache);
         }
-        for (indexes, outstanding, reply) in batches {
-            let answer = self.unless_ended(reply).await?.map_err(|error| self.failed(error))?;
+        while let Some((mut indexes, mut outstanding, reply)) = batches.pop_front() {
+            let answer = match self.unless_ended(reply).await? {
+                Err(Error::Call(refused)) if refused.reason == ErrorReason::BatchTooMany && indexes.len() > 1 => {
+                    // Values are larger than usual: half of them fit into an answer, or a half of that.
+                    let lane = &self.lanes[wanted[indexes[0]].0.shard];
+                    let half = indexes.len() / 2;
+                    let behind = (indexes.split_off(half), outstanding.split_off(half));
+                    for (indexes, outstanding) in [behind, (indexes, outstanding)] {
+                        let reply = lane.read(ops_of(&indexes));
+                        batches.push_front((indexes, outstanding, reply));
+                    }
+                    continue;
+                }
+                answer => answer.map_err(|error| self.failed(error))?,
+            };
             let answers = Answers::decode(answer.answers.unwrap_or_default()).map_err(|error| malformed(&error))?;
             if answers.len() != indexes.len() {
                 return Err(malformed(&"there is not an answer per operation"));

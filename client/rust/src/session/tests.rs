@@ -2,9 +2,13 @@
 
 mod fake;
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use forebay_proto::v1::stream_service_server::StreamServiceServer;
+use futures::FutureExt as _;
 use tokio::net::TcpListener;
 use tonic::transport::{Server, server::TcpIncoming};
 
@@ -91,6 +95,54 @@ async fn what_was_prefetched_is_not_read_again() -> Result<()> {
     values.prefetch(["a", "b", "c"]).await?;
     assert_eq!((values.value("a").await?, values.value("b").await?), (None, Some(7)));
     assert_eq!(fake.log(), ["ValueGet ValueGet"], "one batch, without what is known");
+    Ok(())
+}
+
+#[tokio::test]
+async fn reads_of_tasks_in_flight_go_together_and_each_gets_its_own_answer() -> Result<()> {
+    let (fake, session) = session().await;
+    let values = VALUES.open(&session)?;
+    values.put("k7", &7).await?;
+    session.0.flushed().await?;
+    session.0.cached(|cache| *cache = Cache::new(1 << 20, HashSet::new()));
+    fake.log();
+    let keys: Vec<_> = (0..100).map(|key| format!("k{key}")).collect();
+    let read = join_all(keys.iter().map(|key| values.value(key))).await;
+    for (key, read) in read.into_iter().enumerate() {
+        assert_eq!(read?, (key == 7).then_some(7), "key {key}");
+    }
+    let together = ["ValueGet"; 98].join(" ");
+    assert_eq!(fake.log(), ["ValueGet", "ValueGet", &together], "those that wait go together");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_does_not_keep_others_waiting() -> Result<()> {
+    let (fake, session) = session().await;
+    let values = VALUES.open(&session)?;
+    let mut reads: Vec<_> = ["a", "b", "c", "d"].map(|key| Box::pin(values.value(key))).into();
+    assert!(reads.iter_mut().all(|read| read.as_mut().now_or_never().is_none()));
+    let last = reads.pop();
+    drop(reads);
+    assert_eq!(last.expect("it was not dropped").await?, None);
+    assert_eq!(values.value("a").await?, None, "it is not being read any more");
+    assert_eq!(fake.log(), ["ValueGet", "ValueGet", "ValueGet ValueGet", "ValueGet"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_too_much_for_one_answer_is_read_in_several() -> Result<()> {
+    let (fake, session) = session().await;
+    let values = VALUES.open(&session)?;
+    fake.refuse_reads_over(3);
+    let keys: Vec<_> = (0..10).map(|key| format!("k{key}")).collect();
+    values.prefetch(keys.iter().map(String::as_str)).await?;
+    assert!(fake.log().iter().all(|line| line.split(' ').count() <= 3));
+    assert!(keys.iter().all(|key| matches!(values.value(key).now_or_never(), Some(Ok(None)))), "all are known");
+    let others: Vec<_> = (0..10).map(|key| format!("l{key}")).collect();
+    for read in join_all(others.iter().map(|key| values.value(key))).await {
+        assert_eq!(read?, None);
+    }
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! The lane's own task: connects, waits, looks up a moved shard.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use forebay_proto::{
     reason::Refused,
@@ -18,6 +21,8 @@ use crate::{
 
 /// A server that has not answered an OpenLane within this time is asked on a new stream.
 const OPENING_MAX: Duration = Duration::from_secs(20);
+/// Why a lane waits is logged again after this time.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the lane's task does next.
 enum Next {
@@ -33,6 +38,7 @@ enum Next {
 pub(super) async fn run(cell: Arc<Cell>, streams: Arc<Streams>, router: Arc<Router>) {
     let mut waits = backoff();
     let mut fresh = true;
+    let mut told: Option<(ErrorReason, Instant)> = None;
     loop {
         let next = cell.lock().next();
         match next {
@@ -55,6 +61,12 @@ pub(super) async fn run(cell: Arc<Cell>, streams: Arc<Streams>, router: Arc<Rout
                 }
             }
             Next::Wait(refused) => {
+                // Not with every attempt, but again and again: a full disk or memory may need somebody to act.
+                if told.is_none_or(|(reason, at)| reason != refused.reason || at.elapsed() > TOLD_AGAIN) {
+                    told = Some((refused.reason, Instant::now()));
+                    let (reason, message) = (refused.reason.name(), &refused.message);
+                    tracing::warn!(reason, message, "the shard refuses for now: its writes wait and are sent again");
+                }
                 let wait = waits.next().unwrap_or(BACKOFF_MAX).max(refused.retry_after.unwrap_or_default());
                 sleep(wait).await;
                 cell.change(|state| {

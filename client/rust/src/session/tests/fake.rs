@@ -8,6 +8,7 @@ use std::{
 use forebay_proto::{
     packed::{AnswersBuilder, Op, Ops},
     packed_list,
+    reason::Refused,
     v1::{
         self, OpKind, stream_request::Message as Request, stream_response::Message as Response,
         stream_service_server::StreamService,
@@ -28,12 +29,19 @@ struct Shard {
     applied: u64,
     /// Kinds of operations, and watermarks, by batch.
     log: Vec<String>,
+    /// Reads whose answers fit into one message; 0 is all.
+    reads_max: usize,
 }
 
 #[derive(Debug, Default, Clone)]
 pub(super) struct Fake(Arc<Mutex<Shard>>);
 
 impl Fake {
+    /// Refuses batches of more reads, as a server does whose values are large.
+    pub(super) fn refuse_reads_over(&self, reads_max: usize) {
+        self.0.lock().unwrap().reads_max = reads_max;
+    }
+
     /// What was sent since this was last asked.
     pub(super) fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().log)
@@ -85,6 +93,10 @@ impl Shard {
                     self.applied = seq;
                 }
                 let packed = batch.ops.unwrap_or_default();
+                if self.reads_max > 0 && packed.kinds.len() > self.reads_max {
+                    let refused = Refused::new(v1::ErrorReason::BatchTooMany, "too much for one answer");
+                    return Some(Response::Refusal(refused.to_refusal(batch.id, batch.channel)));
+                }
                 let mut answers = AnswersBuilder::new();
                 let mut line = Vec::new();
                 for op in &Ops::decode(&packed).unwrap() {
