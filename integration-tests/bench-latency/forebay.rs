@@ -7,8 +7,9 @@ use forebay_integration_tests::{
     bench::{
         data::{Data, Ledger, Random},
         lanes::{Batch, Lanes, STATE},
+        stand,
     },
-    harness::{Forebay, Job, JobBuilder, Setup, value},
+    harness::{Forebay, Job, JobBuilder, value},
 };
 use forebay_proto::v1::OpKind;
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -33,7 +34,7 @@ impl Server {
     /// Starts it, and puts every key into a job of each name.
     pub fn start(data: &Data, jobs: &[&str]) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let process = runtime.block_on(Setup::dev().set("telemetry.log", "warn").start());
+        let process = runtime.block_on(stand::dev().start());
         let server = Self { process, runtime };
         for job in jobs {
             let builder = JobBuilder::shared(job, SHARDS);

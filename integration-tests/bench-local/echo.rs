@@ -9,8 +9,9 @@ use forebay_integration_tests::{
         data::{Data, Random, VALUE_BYTES},
         peer::Peer,
         rows::{Rows, percentile},
+        stand,
     },
-    harness::{Forebay, Job, JobBuilder, Setup, address, raw, value},
+    harness::{Forebay, Job, JobBuilder, address, raw, value},
 };
 use tonic::{
     Request, Response, Status,
@@ -77,7 +78,7 @@ pub fn measure(data: &Data, runs: usize, calls: usize, rows: &mut Rows) -> Resul
     let peer = Peer::start(SERVE)?;
     let mut pairs = Vec::new();
     runtime.block_on(async {
-        let forebay: Forebay = Setup::dev().set("telemetry.log", "warn").start().await;
+        let forebay: Forebay = stand::dev().start().await;
         let api = forebay.api();
         Job::create(&api, JobBuilder::shared("job", 2).build(), &[value("state")]).await;
         let at = |index| address("job", "op", "state", data.key(index));

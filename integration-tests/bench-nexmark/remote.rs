@@ -8,7 +8,10 @@ use forebay_client::{
     Client, List, ListState, TimerState, Timers as DeclaredTimers, Value, ValueState, WorkerState,
     codec::{self, I64, U64},
 };
-use forebay_integration_tests::harness::{Forebay, JobBuilder, Setup};
+use forebay_integration_tests::{
+    bench::stand,
+    harness::{Forebay, JobBuilder},
+};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -45,7 +48,7 @@ pub struct Stand {
 impl Stand {
     pub fn start() -> Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let process = runtime.block_on(Setup::dev().set("telemetry.log", "warn").start());
+        let process = runtime.block_on(stand::dev().start());
         Ok(Self { process, runtime })
     }
 

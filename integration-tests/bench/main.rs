@@ -58,6 +58,9 @@ struct Args {
     /// Only measurements whose name contains this, such as "get 128" or "stream put 128 on memory".
     #[arg(long, default_value = "")]
     only: String,
+    /// Reach Forebay over a Unix socket instead of TCP; figures of such a run are not those of the documents.
+    #[arg(long)]
+    unix: bool,
     /// Folder for ratios.json [default: bench, beside the folder of this binary].
     #[arg(long)]
     out: Option<PathBuf>,
@@ -82,7 +85,7 @@ fn main() -> Result<()> {
     let mut machine = Machine::look();
     println!("{machine}");
     let data = Data::new(keys);
-    let mut peers = Peers::start(&data)?;
+    let mut peers = Peers::start(&data, args.unix)?;
     eprintln!("all servers hold {keys} keys after {:.1?}", started.elapsed());
     let mut report = Report::default();
     for run in 0..args.runs {
@@ -130,9 +133,9 @@ struct Peers {
 
 impl Peers {
     /// Starts the servers and puts every key into each.
-    fn start(data: &Data) -> Result<Self> {
+    fn start(data: &Data, unix: bool) -> Result<Self> {
         let mut peers = Self {
-            forebay: Forebay::start(data)?,
+            forebay: Forebay::start(data, unix)?,
             redis: Redis::start(false)?,
             redis_aof: Redis::start(true)?,
             tcp: Tcp::start()?,

@@ -9,8 +9,8 @@ use std::{collections::HashMap, future::Future};
 use anyhow::Result;
 use forebay_client::Client;
 use forebay_integration_tests::{
-    bench::{data::Data, lanes::STATE},
-    harness::{self, Job, JobBuilder, Setup, list, value},
+    bench::{data::Data, lanes::STATE, stand},
+    harness::{self, Job, JobBuilder, list, value},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -30,16 +30,23 @@ pub struct Forebay {
     updaters: HashMap<(Target, Pace), Updater>,
     // Before its runtime.
     process: harness::Forebay,
+    url: String,
     /// The SDK's, as `#[tokio::main]` gives it to users.
     runtime: Runtime,
 }
 
 impl Forebay {
     /// Starts it and creates the jobs.
-    pub fn start(data: &Data) -> Result<Self> {
+    pub fn start(data: &Data, unix: bool) -> Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let process = runtime.block_on(Setup::dev().set("telemetry.log", "warn").start());
-        let mut forebay = Self { updaters: HashMap::new(), process, runtime };
+        let mut setup = stand::dev();
+        let socket = setup.home().join("forebay.sock").display().to_string();
+        if unix {
+            setup = setup.set("server.unix", &socket).set("server.advertise", &format!("unix://{socket}"));
+        }
+        let process = runtime.block_on(setup.start());
+        let url = if unix { format!("unix://{socket}") } else { process.url() };
+        let mut forebay = Self { updaters: HashMap::new(), process, url, runtime };
         for target in Target::OURS {
             let values = forebay.job(target, Op::Put);
             forebay.create(target, &values, value(STATE));
@@ -58,7 +65,7 @@ impl Forebay {
     /// Puts every key, and those of read-modify-write, with stamp 0.
     pub fn fill(&mut self, data: &Data) -> Result<()> {
         for target in Target::OURS {
-            let (url, job) = (self.process.url(), self.job(target, Op::Put));
+            let (url, job) = (self.url.clone(), self.job(target, Op::Put));
             alone(stream::fill(&url, &job, data))?;
         }
         for updater in self.updaters.values_mut() {
@@ -81,7 +88,7 @@ impl Forebay {
 
     /// Returns operations (or records) per second.
     pub fn measure(&mut self, target: Target, work: Work, load: &mut Load<'_>) -> Result<f64> {
-        let url = self.process.url();
+        let url = self.url.clone();
         match work {
             Work::Stream(op, batch) => {
                 let job = self.job(target, op);
@@ -113,7 +120,7 @@ impl Forebay {
         let builder = on(target, JobBuilder::leased(&job, SHARDS));
         let cache_bytes_max = (pace == Pace::OneByOne).then_some(NO_CACHE);
         self.runtime.block_on(async {
-            let client = Client::connect(self.process.url()).await?;
+            let client = Client::connect(&self.url).await?;
             client.create_job(builder.build()).await?;
             Updater::join(&client, &job, cache_bytes_max, data.len() / 10).await
         })

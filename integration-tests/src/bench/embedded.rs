@@ -4,7 +4,6 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use bytesize::ByteSize;
 use forebay_server::storage::{
     Backend as _, Logging, RocksBackend, RocksConfig, RocksShared, Table, TableId, WalTolerance, Writes,
     row::{self, Header},
@@ -14,10 +13,8 @@ use rocksdb::{
 };
 use tempfile::TempDir;
 
-use super::data::Data;
+use super::{data::Data, stand::BLOCK_CACHE};
 
-/// The server's default.
-const CACHE: ByteSize = ByteSize::mib(256);
 const FILL_BATCH: usize = 1024;
 /// The key of the row that every table is made with.
 const FIRST: &[u8] = b"\xff first";
@@ -39,9 +36,9 @@ impl Embedded {
     /// Opens an empty one of so many tables.
     pub fn open_tables(logged: bool, tables: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("forebay-bench-embedded-").tempdir()?;
-        let config = RocksConfig { block_cache_bytes: Some(CACHE), ..RocksConfig::default() };
+        let config = RocksConfig { block_cache_bytes: Some(BLOCK_CACHE), ..RocksConfig::default() };
         make(folder.path(), &config, tables)?;
-        let cache = Cache::new_hyper_clock_cache(usize::try_from(CACHE.0)?, 0);
+        let cache = Cache::new_hyper_clock_cache(usize::try_from(BLOCK_CACHE.0)?, 0);
         let (options, families) = Options::load_latest(folder.path(), Env::new()?, true, cache)?;
         let db = DBWithThreadMode::open_cf_descriptors(&options, folder.path(), families)?;
         let mut options = WriteOptions::default();

@@ -9,3 +9,6 @@ pub mod peer;
 pub mod plot;
 pub mod redis;
 pub mod rows;
+#[cfg(feature = "rocksdb")]
+pub mod soak;
+pub mod stand;

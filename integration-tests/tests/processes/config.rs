@@ -64,6 +64,14 @@ async fn a_flag_that_is_no_setting_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_memory_budget_that_cannot_be_kept_is_told_with_the_least_that_could() {
+    let exit = Setup::dev().set("memory.budget", "64MiB").fails().await;
+    told(&exit, EXIT_CONFIG, &["memory.budget is 64.0 MiB: at least 144.0 MiB"]);
+    let exit = Setup::dev().set("memory.budget", "1GiB").set("rocksdb.block_cache_bytes", "1GiB").fails().await;
+    told(&exit, EXIT_CONFIG, &["rocksdb.block_cache_bytes", "memory.budget = 1.0 GiB"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_file_that_is_not_there_or_is_none_is_told() {
     let exit = Setup::dev().argument("--config").argument("/no/such/forebay.toml").fails().await;
     told(&exit, EXIT_CONFIG, &["/no/such/forebay.toml", "no such configuration file"]);

@@ -15,6 +15,7 @@ mod flights;
 mod grpcurl;
 mod inputs;
 mod jobs;
+mod memory;
 mod object_stores;
 mod readback;
 mod redistribution;

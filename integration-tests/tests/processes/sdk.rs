@@ -11,7 +11,7 @@ use forebay_client::{
     aggregate::{AvgI64, CountDistinct, MaxBy, TopK},
     codec::{I64, U64, Utf8},
 };
-use forebay_integration_tests::harness::{Forebay, JobBuilder};
+use forebay_integration_tests::harness::{Forebay, JobBuilder, Setup};
 use forebay_proto::v1;
 use futures::future::BoxFuture;
 
@@ -290,4 +290,28 @@ async fn a_schema_is_told_to_whoever_opens_the_state() {
     let state = assigned.open(&UNPRICED).unwrap();
     let registered = state.registered().descriptor.clone().unwrap();
     assert_eq!((&registered.schema[..], registered.schema_version), (&b"{\"unit\": \"cent\"}"[..], 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_beside_its_server_needs_only_the_unix_socket() -> Result<()> {
+    let setup = Setup::dev();
+    let socket = setup.home().join("forebay.sock").display().to_string();
+    let url = format!("unix://{socket}");
+    let mut forebay = setup.set("server.unix", &socket).set("server.advertise", &url).start().await;
+    let client = Client::connect(&url).await?;
+    client.create_job(JobBuilder::leased("job", 2).build()).await?;
+    let mut worker = client.worker("job", "op").state(&LAST).join().await?;
+    let last = worker.assigned().await?.open(&LAST)?;
+    last.update("N1", "second").await?;
+    worker.flush().await?;
+    let routes = forebay.api().routing("job").await.unwrap().routes;
+    assert!(routes.iter().all(|route| route.address == url), "{routes:?}");
+    // The socket of a process that was killed is still there, and nobody's.
+    forebay.kill_and_restart().await;
+    last.update("N22", "third").await?;
+    worker.flush().await?;
+    assert_eq!(last.value("N1").await?.as_deref(), Some("second"));
+    let other = Setup::dev().set("server.unix", &socket).fails().await;
+    assert!(other.stderr.contains("cannot listen on the Unix socket"), "{other:#?}");
+    Ok(())
 }
