@@ -10,29 +10,19 @@ mod stand;
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
 
-use forebay_integration_tests::bench::{
-    plot,
-    rows::{Rows, default_folder},
-};
+use forebay_integration_tests::bench::{arguments::Common, plot, rows::Rows};
 
 /// Measures checkpoints and restores.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Number of runs; figures are medians over them.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
-    /// A smoke run with a thousandth of the state; its figures mean nothing.
-    #[arg(long)]
-    quick: bool,
+    #[command(flatten)]
+    common: Common,
     /// Only the scenes whose name contains this: pause, incremental, throughput, amplification, puts, download, split.
     #[arg(long, default_value = "")]
     only: String,
-    /// Folder for ratios.json, which is added to [default: bench, beside the folder of this binary].
-    #[arg(long)]
-    out: Option<PathBuf>,
     /// Folder for plots.
     #[arg(long)]
     plots: Option<PathBuf>,
@@ -60,9 +50,8 @@ impl Scale {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    ensure!(args.runs > 0, "--runs 0: at least one");
-    let out = args.out.clone().map_or_else(default_folder, Ok)?;
-    let scale = Scale { runs: args.runs, quick: args.quick };
+    let out = args.common.out()?;
+    let scale = Scale { runs: args.common.runs, quick: args.common.quick };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (started, mut rows) = (Instant::now(), Rows::default());
     let wanted = |name: &str| name.contains(&args.only);
@@ -96,6 +85,6 @@ fn main() -> Result<()> {
         plot::write(&rows, folder)?;
     }
     let seconds = started.elapsed().as_secs();
-    println!("bench-checkpoints: runs {}, rows {}, {seconds} s, {}", args.runs, rows.len(), ratios.display());
+    println!("bench-checkpoints: runs {}, rows {}, {seconds} s, {}", args.common.runs, rows.len(), ratios.display());
     Ok(())
 }

@@ -13,14 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use forebay_integration_tests::bench::{
+    arguments::Common,
     data::{Data, Ledger, Random},
     machine::Machine,
     plot::{self, Curve},
     redis::RedisServer,
-    rows::{NO_TARGET, Rows, default_folder, median},
+    rows::{NO_TARGET, Rows, median},
 };
 use hdrhistogram::Histogram;
 
@@ -35,27 +36,20 @@ const PERCENTILES: [(f64, &str); 5] = [(50.0, "p50"), (90.0, "p90"), (99.0, "p99
 /// Measures latency at fixed rates.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Number of runs; figures are medians over them.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
+    #[command(flatten)]
+    common: Common,
     /// Number of keys [default: 1000000, or 20000 with --quick].
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     keys: Option<u32>,
     /// Time of one measurement [default: 5000, or 100 with --quick].
     #[arg(long)]
     millis: Option<u64>,
-    /// A smoke run of a few seconds; its figures mean nothing.
-    #[arg(long)]
-    quick: bool,
     /// Only sides whose name contains this: memory, rocks, redis, redis_aof.
     #[arg(long, default_value = "")]
     only: String,
     /// Only this rate, in operations per second; say it again for more [default: 1000, 10000, 50000 and 100000].
     #[arg(long = "rate", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rates: Vec<u32>,
-    /// Folder for ratios.json, which is added to [default: bench, beside the folder of this binary].
-    #[arg(long)]
-    out: Option<PathBuf>,
     /// Folder for plots.
     #[arg(long)]
     plots: Option<PathBuf>,
@@ -105,11 +99,9 @@ fn draw(number: u64, data: &Data, random: &mut Random) -> (u32, bool) {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    ensure!(args.runs > 0, "--runs 0: at least one");
-    let keys = args.keys.unwrap_or(if args.quick { 20_000 } else { 1_000_000 });
-    ensure!((1_000..=100_000_000).contains(&keys), "--keys {keys}: 1000 to 100000000");
-    let duration = Duration::from_millis(args.millis.unwrap_or(if args.quick { 100 } else { 5_000 }));
-    let out = args.out.clone().map_or_else(default_folder, Ok)?;
+    let keys = args.keys.unwrap_or(args.common.or_quick(1_000_000, 20_000));
+    let duration = Duration::from_millis(args.millis.unwrap_or(args.common.or_quick(5_000, 100)));
+    let out = args.common.out()?;
     let rates = if args.rates.is_empty() { RATES.to_vec() } else { args.rates.clone() };
     let sides: Vec<_> = Side::ALL.into_iter().filter(|side| side.id().contains(&args.only)).collect();
     let (started, mut machine) = (Instant::now(), Machine::look());
@@ -130,7 +122,12 @@ fn main() -> Result<()> {
     let ratios = rows.write(&out)?;
     println!("load average after: {}", machine.load_after());
     let seconds = started.elapsed().as_secs();
-    println!("bench-latency: runs {}, rows {}, keys {keys}, {seconds} s, {}", args.runs, rows.len(), ratios.display());
+    println!(
+        "bench-latency: runs {}, rows {}, keys {keys}, {seconds} s, {}",
+        args.common.runs,
+        rows.len(),
+        ratios.display()
+    );
     Ok(())
 }
 
@@ -180,16 +177,16 @@ struct Scene {
 fn scene(args: &Args, pace: Pace, sides: &[Side], peers: &mut Peers<'_>, machine: &Machine) -> Result<Scene> {
     let mut measured: Vec<(Side, Vec<Measured>)> = sides.iter().map(|side| (*side, Vec::new())).collect();
     let len = measured.len();
-    for run in 0..args.runs {
+    for run in 0..args.common.runs {
         for turn in 0..len {
             let (side, runs) = &mut measured[(run + turn) % len];
-            if !args.quick {
+            if !args.common.quick {
                 machine.settle(&peers.processes());
             }
             let of_run = peers.measure(*side, pace).with_context(|| format!("{} at {}/s", side.id(), pace.rate))?;
             let p99 = of_run.latencies.value_at_quantile(0.99) as f64 / 1e3;
             let (id, rate, kept) = (side.id(), of_run.rate, if of_run.kept_up { "" } else { ", not kept up" });
-            eprintln!("run {}/{}: {}/s {id}: p99 {p99:.0} µs, {rate:.0}/s{kept}", run + 1, args.runs, pace.rate);
+            eprintln!("run {}/{}: {}/s {id}: p99 {p99:.0} µs, {rate:.0}/s{kept}", run + 1, args.common.runs, pace.rate);
             runs.push(of_run);
         }
     }

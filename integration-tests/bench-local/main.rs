@@ -15,13 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use forebay_integration_tests::bench::{
+    arguments::Common,
     data::{Data, Random},
     machine::Machine,
     plot,
-    rows::{Rows, default_folder},
+    rows::Rows,
 };
 
 use self::{
@@ -35,27 +36,20 @@ const SEED: u64 = 2_013;
 /// Measures remote state beside local state.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Number of runs; ratios are medians over them.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
+    #[command(flatten)]
+    common: Common,
     /// Number of keys [default: 1000000, or 20000 with --quick]. The hot scene takes a tenth of them.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     keys: Option<u32>,
     /// Time of one measurement [default: 3000, or 30 with --quick].
     #[arg(long)]
     millis: Option<u64>,
-    /// A smoke run of a few seconds; its figures mean nothing.
-    #[arg(long)]
-    quick: bool,
     /// Only the scenes whose name contains this: hot, zipf, cold, unary.
     #[arg(long, default_value = "")]
     only: String,
     /// Only sides whose name contains this: remote, far, uncached, embedded, twin. Rows need both of their sides.
     #[arg(long, default_value = "")]
     side: String,
-    /// Folder for ratios.json, which is added to [default: bench, beside the folder of this binary].
-    #[arg(long)]
-    out: Option<PathBuf>,
     /// Folder for plots.
     #[arg(long)]
     plots: Option<PathBuf>,
@@ -66,11 +60,9 @@ fn main() -> Result<()> {
         return echo::serve();
     }
     let args = Args::parse();
-    ensure!(args.runs > 0, "--runs 0: at least one");
-    let keys = args.keys.unwrap_or(if args.quick { 20_000 } else { 1_000_000 });
-    ensure!((1_000..=100_000_000).contains(&keys), "--keys {keys}: 1000 to 100000000");
-    let duration = Duration::from_millis(args.millis.unwrap_or(if args.quick { 30 } else { 3_000 }));
-    let out = args.out.clone().map_or_else(default_folder, Ok)?;
+    let keys = args.keys.unwrap_or(args.common.or_quick(1_000_000, 20_000));
+    let duration = Duration::from_millis(args.millis.unwrap_or(args.common.or_quick(3_000, 30)));
+    let out = args.common.out()?;
     let (started, mut machine) = (Instant::now(), Machine::look());
     println!("{machine}");
     let data = Data::new(keys);
@@ -81,7 +73,7 @@ fn main() -> Result<()> {
         scene(&args, &work, &mut rows, &machine).with_context(|| keys.name())?;
     }
     if "unary".contains(&args.only) {
-        echo::measure(&data, args.runs, if args.quick { 200 } else { 5_000 }, &mut rows)?;
+        echo::measure(&data, args.common.runs, args.common.or_quick(5_000, 200), &mut rows)?;
     }
     machine.look_again();
     print!("{}", rows.table());
@@ -91,7 +83,12 @@ fn main() -> Result<()> {
     }
     println!("load average after: {}", machine.load_after());
     let seconds = started.elapsed().as_secs();
-    println!("bench-local: runs {}, rows {}, keys {keys}, {seconds} s, {}", args.runs, rows.len(), ratios.display());
+    println!(
+        "bench-local: runs {}, rows {}, keys {keys}, {seconds} s, {}",
+        args.common.runs,
+        rows.len(),
+        ratios.display()
+    );
     Ok(())
 }
 
@@ -122,15 +119,15 @@ fn scene(args: &Args, work: &Work<'_>, rows: &mut Rows, machine: &Machine) -> Re
         sides.push(("twin", Box::new(Local::open(work, Some(work.cache_bytes()))?), Vec::new()));
     }
     let processes = [near.process_id(), far.process_id()];
-    for run in 0..args.runs {
+    for run in 0..args.common.runs {
         let len = sides.len();
         for turn in 0..len {
             let (name, side, rates) = &mut sides[(run + turn) % len];
-            if !args.quick {
+            if !args.common.quick {
                 machine.settle(&processes);
             }
             let rate = side.measure(work).with_context(|| format!("{name}, run {}", run + 1))?;
-            eprintln!("run {}/{}: {} {name}: {rate:.0} records/s", run + 1, args.runs, work.keys.name());
+            eprintln!("run {}/{}: {} {name}: {rate:.0} records/s", run + 1, args.common.runs, work.keys.name());
             rates.push(rate);
         }
     }

@@ -20,9 +20,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use forebay_integration_tests::bench::{
+    arguments::Common,
     machine::Machine,
     plot::{self, Group},
-    rows::{NO_TARGET, Rows, default_folder, median},
+    rows::{NO_TARGET, Rows, median},
 };
 use futures::executor::block_on;
 
@@ -36,24 +37,17 @@ use self::{
 /// Measures the state access of Nexmark's queries.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Number of runs; ratios are medians over them.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
+    #[command(flatten)]
+    common: Common,
     /// Number of events of a query [default: 1000000, or 20000 with --quick].
     #[arg(long)]
     events: Option<usize>,
-    /// A smoke run of a few seconds; its figures mean nothing.
-    #[arg(long)]
-    quick: bool,
     /// Only the queries whose name contains this: q3, q4, q5, q7, q8, q11.
     #[arg(long, default_value = "")]
     only: String,
     /// Only sides whose name contains this: remote, embedded, twin, memory. Rows need both of their sides.
     #[arg(long, default_value = "")]
     side: String,
-    /// Folder for ratios.json, which is added to [default: bench, beside the folder of this binary].
-    #[arg(long)]
-    out: Option<PathBuf>,
     /// Folder for plots.
     #[arg(long)]
     plots: Option<PathBuf>,
@@ -104,10 +98,9 @@ const DRAWN: [Side; 3] = [Side::Remote, Side::Embedded, Side::Twin];
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    ensure!(args.runs > 0, "--runs 0: at least one");
-    let count = args.events.unwrap_or(if args.quick { 20_000 } else { 1_000_000 });
+    let count = args.events.unwrap_or(args.common.or_quick(1_000_000, 20_000));
     ensure!((1_000..=10_000_000).contains(&count), "--events {count}: 1000 to 10000000");
-    let out = args.out.clone().map_or_else(default_folder, Ok)?;
+    let out = args.common.out()?;
     let (started, mut machine) = (Instant::now(), Machine::look());
     println!("{machine}");
     let events = events::generate(count);
@@ -135,7 +128,7 @@ fn main() -> Result<()> {
     let seconds = started.elapsed().as_secs();
     println!(
         "bench-nexmark: runs {}, rows {}, events {count}, {seconds} s, {}",
-        args.runs,
+        args.common.runs,
         rows.len(),
         ratios.display()
     );
@@ -152,9 +145,9 @@ fn query(name: Name, args: &Args, events: &[Event], stand: &Stand, machine: &Mac
     eprintln!("{name}: {} results", expected.count);
     let mut sides: Vec<_> = Side::ALL.into_iter().filter(|side| side.name().contains(&args.side)).collect();
     let mut rates: Vec<Rates> = sides.iter().map(|side| (*side, Vec::new())).collect();
-    for run in 0..args.runs {
+    for run in 0..args.common.runs {
         for side in &sides {
-            if !args.quick {
+            if !args.common.quick {
                 machine.settle(&[stand.process_id()]);
             }
             let (took, results) = match side {
@@ -166,7 +159,7 @@ fn query(name: Name, args: &Args, events: &[Event], stand: &Stand, machine: &Mac
             .with_context(|| format!("{}, run {}", side.name(), run + 1))?;
             ensure!(results == expected, "{} comes to {results:?}, not {expected:?}", side.name());
             let rate = events.len() as f64 / took.as_secs_f64();
-            eprintln!("run {}/{}: {name} {}: {rate:.0} records/s", run + 1, args.runs, side.name());
+            eprintln!("run {}/{}: {name} {}: {rate:.0} records/s", run + 1, args.common.runs, side.name());
             rates.iter_mut().filter(|(known, _)| known == side).for_each(|(_, rates)| rates.push(rate));
         }
         if !sides.is_empty() {

@@ -20,13 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use forebay_integration_tests::bench::{
+    arguments::Common,
     data::{Data, Random},
     embedded::Embedded,
     machine::Machine,
-    rows::default_folder,
 };
 
 use crate::{
@@ -43,27 +43,20 @@ const SEED: u64 = 2_013;
 /// Measures Forebay against redis-server.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Number of runs; ratios are medians over them.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
+    #[command(flatten)]
+    common: Common,
     /// Number of keys [default: 1000000, or 20000 with --quick]. Read-modify-write takes a tenth of them.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     keys: Option<u32>,
     /// Time of one measurement [default: 600, or 10 with --quick].
     #[arg(long)]
     millis: Option<u64>,
-    /// A smoke run of a few seconds; its figures mean nothing.
-    #[arg(long)]
-    quick: bool,
     /// Only measurements whose name contains this, such as "get 128" or "stream put 128 on memory".
     #[arg(long, default_value = "")]
     only: String,
     /// Reach Forebay over a Unix socket instead of TCP; figures of such a run are not those of the documents.
     #[arg(long)]
     unix: bool,
-    /// Folder for ratios.json [default: bench, beside the folder of this binary].
-    #[arg(long)]
-    out: Option<PathBuf>,
     /// Markdown file whose table, between its two marker comments, is replaced.
     #[arg(long)]
     readme: Option<PathBuf>,
@@ -74,11 +67,9 @@ fn main() -> Result<()> {
         return tcp::serve();
     }
     let args = Args::parse();
-    ensure!(args.runs > 0, "--runs 0: at least one");
-    let keys = args.keys.unwrap_or(if args.quick { 20_000 } else { 1_000_000 });
-    ensure!((1_000..=100_000_000).contains(&keys), "--keys {keys}: 1000 to 100000000");
-    let millis = args.millis.unwrap_or(if args.quick { 10 } else { 600 });
-    let out = args.out.clone().map_or_else(default_folder, Ok)?;
+    let keys = args.keys.unwrap_or(args.common.or_quick(1_000_000, 20_000));
+    let millis = args.millis.unwrap_or(args.common.or_quick(600, 10));
+    let out = args.common.out()?;
     let wanted = |work: Work, target: &Target| format!("{work} on {target}").contains(&args.only);
 
     let started = Instant::now();
@@ -88,12 +79,12 @@ fn main() -> Result<()> {
     let mut peers = Peers::start(&data, args.unix)?;
     eprintln!("all servers hold {keys} keys after {:.1?}", started.elapsed());
     let mut report = Report::default();
-    for run in 0..args.runs {
+    for run in 0..args.common.runs {
         peers.empty_lists(run)?;
         for work in plan::works() {
             let mut line = Vec::new();
             for target in work.targets(run).into_iter().filter(|target| wanted(work, target)) {
-                if !args.quick {
+                if !args.common.quick {
                     machine.settle(&peers.processes());
                 }
                 let duration = Duration::from_millis(millis);
@@ -103,7 +94,7 @@ fn main() -> Result<()> {
                 report.add(target, work, rate);
             }
             if !line.is_empty() {
-                eprintln!("run {}/{}: {work}: {}", run + 1, args.runs, line.join(", "));
+                eprintln!("run {}/{}: {work}: {}", run + 1, args.common.runs, line.join(", "));
             }
         }
     }
@@ -116,7 +107,7 @@ fn main() -> Result<()> {
     }
     println!("load average after: {}", machine.load_after());
     let seconds = started.elapsed().as_secs();
-    println!("bench: runs {}, rows {}, keys {keys}, {seconds} s, {}", args.runs, rows.len(), ratios.display());
+    println!("bench: runs {}, rows {}, keys {keys}, {seconds} s, {}", args.common.runs, rows.len(), ratios.display());
     Ok(())
 }
 

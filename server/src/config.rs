@@ -98,12 +98,9 @@ impl Default for Server {
 impl Config {
     /// Divides the memory budget.
     pub fn shares(&self) -> Result<storage::budget::Shares, Vec<String>> {
-        let (checkpoint, parts) = (&self.checkpoint, &self.checkpoint.store.s3);
-        let remote = |dir: &str| dir.contains("://") && !dir.starts_with("file://");
-        let uploads = remote(&checkpoint.dir) || remote(&checkpoint.savepoint_dir);
-        // Files of a folder are copied by the kernel; objects go up from memory, part by part.
-        let held = if uploads { parts.part_size * parts.parts_parallel as u64 } else { ByteSize(0) };
-        self.memory.shares(&self.rocksdb, held)
+        let Checkpoint { dir, savepoint_dir, store, .. } = &self.checkpoint;
+        let uploads = store.parts_bytes(dir).max(store.parts_bytes(savepoint_dir));
+        self.memory.shares(&self.rocksdb, uploads)
     }
 }
 

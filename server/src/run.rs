@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -89,10 +90,12 @@ fn listen_on(path: &Path) -> anyhow::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         bail!(used());
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(used),
-        _ => UnixListener::bind(path).with_context(used),
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path).with_context(used)?,
+        Ok(_) => bail!("server.unix {} is there and no socket: name another path", path.display()),
+        Err(_) => {}
     }
+    UnixListener::bind(path).with_context(used)
 }
 
 async fn host_shards(

@@ -36,7 +36,7 @@ pub use address::At;
 use address::{join, split};
 use batches::Batches;
 use body::Body;
-use entries::{Entries, Entry, Slot};
+use entries::{Entries, Entry, Place, Slot};
 pub use log::Logged;
 
 /// Bytes that an entry takes beside its key and content, roughly.
@@ -136,7 +136,7 @@ impl Cache {
         entry.touch_ms = Some(deadline_ms);
         entry.body.touched(deadline_ms, clock_ms);
         if entry.unsent.is_none() {
-            entry.unsent = Some(entries::Unsent { number, since_ms: now_ms });
+            entry.unsent = Some(Place { number, since_ms: now_ms });
             self.next_place += 1;
             self.unsent.push_back((number, reading.0));
         }
@@ -264,7 +264,7 @@ impl Cache {
         self.unsent_bytes = self.unsent_bytes + after.1 - before.1;
         if entry.unsent.is_none() {
             let number = self.next_place;
-            entry.unsent = Some(entries::Unsent { number, since_ms: now_ms });
+            entry.unsent = Some(Place { number, since_ms: now_ms });
             self.next_place += 1;
             self.unsent.push_back((number, slot));
         }

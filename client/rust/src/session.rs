@@ -41,7 +41,7 @@ use crate::{
     timers::Queue,
 };
 pub(crate) use direct::Wanted;
-use reads::Reads;
+use reads::{Reads, answers};
 use watermarks::Watermarks;
 
 /// Bytes that may be flushed and not yet acknowledged before operations wait.
@@ -279,9 +279,9 @@ impl Session {
         };
         let answers = match self.unless_ended(joint).await? {
             // What others have read with it may be the cause, or that it was too much for one answer.
-            Err(error) if !error.is_rewound() => {
+            Err(Error::Call(_) | Error::State(_)) => {
                 place = 0;
-                self.read_alone(shard, &op).await?
+                Arc::new(self.read_alone(shard, &op).await?)
             }
             answers => answers.map_err(|error| self.failed(error))?,
         };
@@ -292,12 +292,11 @@ impl Session {
         known.unwrap_or_else(|| Err(malformed(&"the cache did not take it")))
     }
 
-    async fn read_alone(&self, shard: usize, op: &Op<'_>) -> Result<Arc<Answers>> {
+    async fn read_alone(&self, shard: usize, op: &Op<'_>) -> Result<Answers> {
         let mut ops = OpsBuilder::new();
         ops.push(op);
-        let answer = self.unless_ended(self.lanes[shard].read(ops.finish())).await?;
-        let answers = answer.map_err(|error| self.failed(error))?.answers.unwrap_or_default();
-        Ok(Arc::new(Answers::decode(answers).map_err(|error| malformed(&error))?))
+        let answers = self.unless_ended(answers(self.lanes[shard].read(ops.finish()))).await?;
+        answers.map_err(|error| self.failed(error))
     }
 
     /// A lane that ends because of a rewind or a fence ends the session, and its word stands for theirs.

@@ -1,5 +1,6 @@
 //! What the benches share: data that can be checked, peers, ways to our servers, the machine, rows of figures and plots.
 
+pub mod arguments;
 pub mod data;
 #[cfg(feature = "rocksdb")]
 pub mod embedded;

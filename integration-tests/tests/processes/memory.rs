@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use forebay_integration_tests::{
     bench::soak,
-    harness::{Job, JobBuilder, Setup, raw, reason, value},
+    harness::{Job, JobBuilder, Setup, binary, eventually, raw, reason, value},
 };
 use forebay_proto::v1::{self, ErrorReason};
 
@@ -55,12 +55,69 @@ async fn a_full_memory_backend_refuses_what_adds_rows_and_goes_on_once_some_are_
     }
     // The last completed checkpoint is held for committed reads, and what was removed with it; the next one lets it go.
     api.checkpoint("job").await.unwrap();
-    let again = tokio::time::timeout(Duration::from_secs(20), async {
-        while put("again".into()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    again.await.expect("there is room again");
+    eventually("there is room again", || async { put("again".into()).await.ok() }).await;
     let peak = soak::peak(&forebay).unwrap();
     assert!(peak.0 as f64 <= RATIO_MAX * budget.0 as f64, "{peak} of {budget}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_makes_room_though_the_writes_that_sweep_it_are_refused() {
+    let forebay = Setup::dev().set("memory.budget", "192MiB").start().await;
+    let api = forebay.api();
+    let mut brief = value("brief");
+    let second = prost_types::Duration { seconds: 1, nanos: 0 };
+    brief.ttl = Some(v1::TtlConfig { ttl: Some(second), ..Default::default() });
+    let job = Job::create(&api, JobBuilder::shared("job", 1).in_memory().build(), &[brief]).await;
+    let put = |key: String| {
+        let (api, address) = (&api, job.at("brief", &key));
+        async move { api.put(address, raw(vec![7; 8 << 20])).await }
+    };
+    let mut keys = 0..1000;
+    let refused = loop {
+        if let Err(status) = put(format!("k{}", keys.next().expect("nothing is refused"))).await {
+            break status;
+        }
+    };
+    assert_eq!(reason(&refused), ErrorReason::Quota);
+    eventually("what has expired is gone", || async { put("again".into()).await.ok() }).await;
+}
+
+/// A cgroup with a limit, removed with its value; `None` where none can be made.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    fn with_limit(limit: ByteSize) -> Option<Self> {
+        let name = format!("forebay-test-{}", std::process::id());
+        let (one, two) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
+        [(one, "memory.limit_in_bytes"), (two, "memory.max")].into_iter().find_map(|(root, file)| {
+            let group = Self(std::path::Path::new(root).join(&name));
+            std::fs::create_dir(&group.0).ok()?;
+            // In a folder that is none of the kernel's nothing is there by itself.
+            std::fs::write(group.0.join(file), limit.0.to_string())
+                .ok()
+                .filter(|()| group.0.join("cgroup.procs").exists())?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        std::fs::remove_dir(&self.0).ok();
+    }
+}
+
+#[test]
+fn the_budget_follows_the_containers_limit() {
+    let Some(group) = Cgroup::with_limit(ByteSize::mib(160)) else {
+        eprintln!("no cgroup with a limit of memory can be made here: not tried");
+        return;
+    };
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$0\" dev --listen 127.0.0.1:0", group.0.display());
+    let run = std::process::Command::new("sh").args(["-c", &enter]).arg(binary("forebay")).output().unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(2), "{said}");
+    let expected =
+        "memory.budget is 120.0 MiB, three quarters of the container's limit of 160.0 MiB: at least 144.0 MiB";
+    assert!(said.contains(expected), "{said}");
 }

@@ -17,6 +17,20 @@ pub struct StoreConfig {
     pub azure: CloudConfig,
 }
 
+impl StoreConfig {
+    /// Memory that uploads to the store of a URL may hold: objects go up part by part, files of a folder are copied
+    /// by the kernel.
+    pub fn parts_bytes(&self, url: &str) -> ByteSize {
+        let of = |size: ByteSize, parallel: usize| ByteSize(size.0.saturating_mul(parallel as u64));
+        match url.split_once("://") {
+            Some(("s3", _)) => of(self.s3.part_size, self.s3.parts_parallel),
+            Some(("gs", _)) => of(self.gcs.part_size, self.gcs.parts_parallel),
+            Some(("az", _)) => of(self.azure.part_size, self.azure.parts_parallel),
+            _ => ByteSize(0),
+        }
+    }
+}
+
 /// How S3 is reached. Credentials are not here: they come from the environment, the profile files or
 /// the platform, as in every AWS tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -175,6 +189,14 @@ mod tests {
         assert_eq!(config.s3.checksums, Checksums::WhenSupported);
         assert_eq!(config.s3.part_size, ByteSize::mib(8));
         assert!(toml::from_str::<StoreConfig>("[s3]\nendpiont = \"x\"").is_err());
+    }
+
+    #[test]
+    fn only_uploads_to_objects_hold_parts_in_memory() {
+        let config: StoreConfig = toml::from_str("[gcs]\npart_size = \"5MiB\"\nparts_parallel = 3").unwrap();
+        assert_eq!(config.parts_bytes("gs://bucket/x"), ByteSize::mib(15));
+        assert_eq!(config.parts_bytes("s3://bucket"), ByteSize::mib(16 * 8));
+        assert_eq!(["", "/x", "file:///x", "memory://"].map(|url| config.parts_bytes(url)), [ByteSize(0); 4]);
     }
 
     #[test]

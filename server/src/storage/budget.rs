@@ -68,17 +68,29 @@ impl Shares {
     /// What RocksDB backends get in a process that nothing limits, such as a tool.
     pub fn of(rocksdb: &RocksConfig) -> super::Result<Self> {
         let refused = |problems: Vec<String>| super::Error::Io { path: "memory".into(), detail: problems.join("; ") };
-        MemoryConfig::default().shares_of(UNLIMITED, rocksdb, ByteSize(0)).map_err(refused)
+        MemoryConfig::default().shares_of(UNLIMITED, "", rocksdb, ByteSize(0)).map_err(refused)
     }
 }
 
 impl MemoryConfig {
     /// Divides the budget. `buffers` is what uploads may hold; the problems name keys of the configuration.
     pub fn shares(&self, rocksdb: &RocksConfig, buffers: ByteSize) -> Result<Shares, Vec<String>> {
-        self.shares_of(self.budget.unwrap_or_else(|| default_budget(container_limit())), rocksdb, buffers)
+        if let Some(budget) = self.budget {
+            return self.shares_of(budget, "", rocksdb, buffers);
+        }
+        let Some(limit) = container_limit() else { return self.shares_of(UNLIMITED, "", rocksdb, buffers) };
+        let from = format!(", three quarters of the container's limit of {}", ByteSize(limit));
+        self.shares_of(ByteSize(share(limit, LIMIT_SHARE)), &from, rocksdb, buffers)
     }
 
-    fn shares_of(&self, budget: ByteSize, rocksdb: &RocksConfig, buffers: ByteSize) -> Result<Shares, Vec<String>> {
+    /// Divides a budget; `from` says where it comes from, if not from the configuration.
+    fn shares_of(
+        &self,
+        budget: ByteSize,
+        from: &str,
+        rocksdb: &RocksConfig,
+        buffers: ByteSize,
+    ) -> Result<Shares, Vec<String>> {
         if !(0.0..=0.9).contains(&self.rocksdb_share) {
             return Err(vec![format!("memory.rocksdb_share is {}: 0 to 0.9", self.rocksdb_share)]);
         }
@@ -88,7 +100,7 @@ impl MemoryConfig {
         let Some(shared) = budget.0.checked_sub(fixed.0).filter(|left| *left >= SHARED_MIN.0) else {
             let least = fixed + SHARED_MIN;
             return Err(vec![format!(
-                "memory.budget is {budget}: at least {least} ({BASE} for the process, {compactions} for compactions, \
+                "memory.budget is {budget}{from}: at least {least} ({BASE} for the process, {compactions} for compactions, \
                  {buffers} for uploads, {SHARED_MIN} to work with); fewer rocksdb.background_threads or \
                  checkpoint.uploads_parallel need less"
             )]);
@@ -117,10 +129,6 @@ impl MemoryConfig {
 
 fn share(of: u64, ratio: f64) -> u64 {
     (of as f64 * ratio) as u64
-}
-
-fn default_budget(limit: Option<u64>) -> ByteSize {
-    limit.map_or(UNLIMITED, |limit| ByteSize(share(limit, LIMIT_SHARE)))
 }
 
 /// The limit of this process's container, if it is below what the machine has.
@@ -249,9 +257,8 @@ impl Held {
     /// Holds so many bytes from now on.
     pub fn set(&self, bytes: u64) {
         let before = self.bytes.swap(bytes, Relaxed);
-        // Added first: the sum is never below zero.
-        self.budget.rows.fetch_add(bytes, Relaxed);
-        self.budget.release(&self.budget.rows, before);
+        self.budget.rows.fetch_add(bytes.saturating_sub(before), Relaxed);
+        self.budget.release(&self.budget.rows, before.saturating_sub(bytes));
     }
 }
 
@@ -268,7 +275,7 @@ mod tests {
     use super::*;
 
     fn shares(budget: ByteSize, rocksdb: &RocksConfig) -> Result<Shares, Vec<String>> {
-        MemoryConfig::default().shares_of(budget, rocksdb, ByteSize::mib(32))
+        MemoryConfig::default().shares_of(budget, "", rocksdb, ByteSize::mib(32))
     }
 
     #[test]
@@ -295,12 +302,6 @@ mod tests {
         let config = MemoryConfig { rocksdb_share: 1.0, ..MemoryConfig::default() };
         let refused = config.shares(&RocksConfig::default(), ByteSize(0)).unwrap_err();
         assert_eq!(refused, ["memory.rocksdb_share is 1: 0 to 0.9"]);
-    }
-
-    #[test]
-    fn without_a_word_the_budget_follows_the_container() {
-        assert_eq!(default_budget(Some(4 << 30)), ByteSize::gib(3));
-        assert_eq!(default_budget(None), ByteSize::gib(1));
     }
 
     #[test]

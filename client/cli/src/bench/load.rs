@@ -12,12 +12,11 @@ use forebay_proto::{
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use hdrhistogram::Histogram;
+use rand::{Rng as _, RngCore as _, rngs::StdRng};
 
 use super::Work;
 use crate::failure::Failure;
 
-/// Where the order of the keys begins.
-pub const SEED: u64 = 2_013;
 /// The least number of operations of a batch that fills.
 const FILL_BATCH: usize = 1024;
 /// What a latency may be, in nanoseconds.
@@ -69,15 +68,8 @@ pub struct Load {
     pub batch: usize,
     /// Batches on their way at a time.
     pub in_flight: usize,
-    /// Where the sequence of random numbers is.
-    pub random: u64,
-}
-
-/// A batch in the making.
-#[derive(Debug, Default)]
-struct Batch {
-    ops: OpsBuilder,
-    len: usize,
+    /// Draws keys and values.
+    pub random: StdRng,
 }
 
 /// A batch that was answered.
@@ -103,7 +95,7 @@ impl Load {
         };
         let (mut puts, mut gets) = (part()?, part()?);
         let (begun, keys, batch, mut drawn) = (Instant::now(), self.keys, self.batch, 0);
-        let next = |random: &mut u64| {
+        let next = |random: &mut StdRng| {
             let over = match until {
                 Until::Ops(ops) => drawn >= ops,
                 // The clock is not asked for every operation of a large batch.
@@ -115,7 +107,7 @@ impl Load {
                 Work::Put => false,
                 Work::Mixed => drawn.is_multiple_of(2),
             };
-            (!over).then(|| (draw(random) % keys, reads))
+            (!over).then(|| (random.random_range(0..keys), reads))
         };
         let answered = |answered: Answered| {
             let part = if answered.reads { &mut gets } else { &mut puts };
@@ -130,11 +122,11 @@ impl Load {
     async fn pipeline(
         &mut self,
         batch: usize,
-        mut next: impl FnMut(&mut u64) -> Option<(u64, bool)>,
+        mut next: impl FnMut(&mut StdRng) -> Option<(u64, bool)>,
         mut answered: impl FnMut(Answered),
     ) -> Result<(), Failure> {
         // Of each shard a batch of writes and one of reads are in the making.
-        let mut filling: Vec<_> = (0..2 * self.lanes.len()).map(|_| Batch::default()).collect();
+        let mut filling: Vec<_> = (0..2 * self.lanes.len()).map(|_| OpsBuilder::new()).collect();
         let mut flying = FuturesUnordered::new();
         let mut value = vec![0; self.value_bytes];
         while let Some((key, reads)) = next(&mut self.random) {
@@ -142,15 +134,12 @@ impl Load {
             let place = 2 * self.table.shard(self.table.key_group(&key, None)?)? + usize::from(reads);
             let full = &mut filling[place];
             if reads {
-                full.ops.push(&Op::new(OpKind::ValueGet, self.state, &key));
+                full.push(&Op::new(OpKind::ValueGet, self.state, &key));
             } else {
-                value
-                    .chunks_mut(8)
-                    .for_each(|part| part.copy_from_slice(&draw(&mut self.random).to_le_bytes()[..part.len()]));
-                full.ops.push(&Op::new(OpKind::ValuePut, self.state, &key).with_value(&value));
+                self.random.fill_bytes(&mut value);
+                full.push(&Op::new(OpKind::ValuePut, self.state, &key).with_value(&value));
             }
-            full.len += 1;
-            if full.len == batch {
+            if full.len() == batch {
                 if flying.len() >= self.in_flight
                     && let Some(done) = flying.next().await
                 {
@@ -159,7 +148,7 @@ impl Load {
                 flying.push(self.send(place, std::mem::take(&mut filling[place])));
             }
         }
-        for (place, rest) in filling.into_iter().enumerate().filter(|(_, rest)| rest.len > 0) {
+        for (place, rest) in filling.into_iter().enumerate().filter(|(_, rest)| !rest.is_empty()) {
             flying.push(self.send(place, rest));
         }
         while let Some(done) = flying.next().await {
@@ -168,14 +157,14 @@ impl Load {
         Ok(())
     }
 
-    fn send(&self, place: usize, batch: Batch) -> impl Future<Output = Result<Answered, Failure>> + use<> {
+    fn send(&self, place: usize, batch: OpsBuilder) -> impl Future<Output = Result<Answered, Failure>> + use<> {
         let (lane, reads, sent) = (&self.lanes[place / 2], place % 2 == 1, Instant::now());
-        let ops = batch.ops.finish();
+        let (len, ops) = (batch.len(), batch.finish());
         let reply = if reads { lane.read(ops) } else { lane.write(Write { ops: Some(ops), ..Write::default() }) };
-        let expected = if reads { Some((batch.len, self.value_bytes)) } else { None };
+        let expected = if reads { Some((len, self.value_bytes)) } else { None };
         async move {
             check(reply, expected).await?;
-            Ok(Answered { reads, ops: batch.len as u64, latency: sent.elapsed() })
+            Ok(Answered { reads, ops: len as u64, latency: sent.elapsed() })
         }
     }
 }
@@ -194,12 +183,4 @@ async fn check(reply: Reply, expected: Option<(usize, usize)>) -> Result<(), Fai
         Some(None) => Err(wrong("a key is absent that was written".to_owned())),
         None => Ok(()),
     }
-}
-
-/// The next random number (SplitMix64; Steele, Lea, Flood 2014).
-fn draw(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }

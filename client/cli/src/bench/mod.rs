@@ -14,6 +14,7 @@ use forebay_proto::v1::{
     StateDescriptor, StateKind,
 };
 use hdrhistogram::Histogram;
+use rand::{SeedableRng as _, rngs::StdRng};
 use serde_json::{Value as Json, json};
 
 use self::load::{Load, Measured, Until};
@@ -26,6 +27,8 @@ use crate::{
 
 const OPERATOR: &str = "bench";
 const STATE: &str = "values";
+/// Where the order of the keys begins.
+const SEED: u64 = 2_013;
 const DURATION: Duration = Duration::from_secs(10);
 /// What is told of a distribution, with its name in JSON.
 const PERCENTILES: [(f64, &str); 5] =
@@ -44,7 +47,7 @@ pub struct Bench {
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
     value_size: u32,
     /// Operations of a batch.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
     /// Batches on their way at a time.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -161,7 +164,7 @@ impl Bench {
             value_bytes: self.value_size as usize,
             batch: self.batch as usize,
             in_flight: self.in_flight as usize,
-            random: load::SEED,
+            random: StdRng::seed_from_u64(SEED),
         };
         load.fill().await?;
         load.measure(self.work, until).await

@@ -3,7 +3,7 @@
 
 use std::hash::BuildHasher as _;
 
-use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry as Place};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry as Indexed};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -26,7 +26,7 @@ pub(super) struct Entry {
     /// The deadline that everything there is to be given.
     pub(super) touch_ms: Option<i64>,
     /// Its place among the unsent; `None` if nothing is unsent.
-    pub(super) unsent: Option<Unsent>,
+    pub(super) unsent: Option<Place>,
     /// True if it was used since the hand of the clock came by.
     pub(super) used: bool,
     /// Its number on the clock; `None` if it is not there.
@@ -35,7 +35,7 @@ pub(super) struct Entry {
 
 /// Where an entry stands among those that have something unsent.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Unsent {
+pub(super) struct Place {
     /// A place that another number has is none of the entry's: it has been sent since.
     pub(super) number: u64,
     /// Since when something is unsent, by the caller's clock.
@@ -88,8 +88,8 @@ impl Entries {
         let is = |slot: &Slot| slab[*slot as usize].address[..] == *address;
         let hash_of = |slot: &Slot| hasher.hash_one(&slab[*slot as usize].address[..]);
         match index.entry(hasher.hash_one(address), is, hash_of) {
-            Place::Occupied(found) => (*found.get(), false),
-            Place::Vacant(free) => {
+            Indexed::Occupied(found) => (*found.get(), false),
+            Indexed::Vacant(free) => {
                 // An entry takes more than a byte: their number fits as long as the machine's memory does.
                 let slot = slab.vacant_key() as Slot;
                 free.insert(slot);

@@ -7,7 +7,7 @@ use forebay_proto::{
     v1::{self, ErrorReason},
 };
 
-use super::{BATCH_LIMITS, Outstanding, Session, malformed};
+use super::{BATCH_LIMITS, Outstanding, Session, malformed, reads::answers};
 use crate::{
     cache::{At, Cache, Reading},
     error::{Error, Result},
@@ -108,7 +108,7 @@ impl Session {
             drop(cache);
         }
         while let Some((mut indexes, mut outstanding, reply)) = batches.pop_front() {
-            let answer = match self.unless_ended(reply).await? {
+            let answers = match self.unless_ended(answers(reply)).await? {
                 Err(Error::Call(refused)) if refused.reason == ErrorReason::BatchTooMany && indexes.len() > 1 => {
                     // Values are larger than usual: half of them fit into an answer, or a half of that.
                     let lane = &self.lanes[wanted[indexes[0]].0.shard];
@@ -120,9 +120,8 @@ impl Session {
                     }
                     continue;
                 }
-                answer => answer.map_err(|error| self.failed(error))?,
+                answers => answers.map_err(|error| self.failed(error))?,
             };
-            let answers = Answers::decode(answer.answers.unwrap_or_default()).map_err(|error| malformed(&error))?;
             if answers.len() != indexes.len() {
                 return Err(malformed(&"there is not an answer per operation"));
             }

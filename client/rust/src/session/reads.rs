@@ -66,12 +66,15 @@ impl Waiting {
         let (send, sent) = oneshot::channel::<(Reply, UnderWay)>();
         let answered = async move {
             let (reply, _under_way) = sent.await.map_err(|_| unknown_end())?;
-            let answer = reply.await?;
-            let answers = Answers::decode(answer.answers.unwrap_or_default()).map_err(|error| malformed(&error))?;
-            Ok(Arc::new(answers))
+            Ok(Arc::new(answers(reply).await?))
         };
         Self { ops: OpsBuilder::new(), send, answers: answered.boxed().shared() }
     }
+}
+
+/// Waits for the answers to a batch of reads.
+pub(super) async fn answers(reply: Reply) -> Result<Answers> {
+    Answers::decode(reply.await?.answers.unwrap_or_default()).map_err(|error| malformed(&error))
 }
 
 impl Session {

@@ -53,7 +53,11 @@ impl Idle {
 
     /// Has idle databases flushed, without waiting for it; looks for them now and then.
     pub(super) fn relieve(&self) {
-        let (now_ms, looked_ms) = (self.now_ms(), self.looked_ms.load(Relaxed));
+        self.relieve_at(self.now_ms());
+    }
+
+    fn relieve_at(&self, now_ms: u64) {
+        let looked_ms = self.looked_ms.load(Relaxed);
         let due = now_ms >= looked_ms + LOOK.as_millis() as u64;
         if !due || self.looked_ms.compare_exchange(looked_ms, now_ms, Relaxed, Relaxed).is_err() {
             return;
@@ -87,5 +91,55 @@ fn flush(engine: &Engine) {
     if let Err(error) = engine.db.flush_cfs_opt(&families, &options) {
         // Its next writer meets the same, and has somebody to tell.
         warn!(%error, path = %engine.path.display(), "an idle database cannot be flushed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytesize::ByteSize;
+
+    use super::*;
+    use crate::storage::{
+        Backend as _, Logging, RocksBackend, RocksConfig, RocksShared, Table, TableId, WalTolerance, Writes,
+    };
+
+    const T: TableId = TableId(1);
+
+    fn put(backend: &mut RocksBackend, key: u32) -> crate::storage::Result<()> {
+        let mut writes = Writes::default();
+        writes.put(T, &key.to_be_bytes(), |out| out.extend([7; 1000]));
+        backend.write(&writes, Logging::Buffered)
+    }
+
+    #[test]
+    fn a_writer_does_not_wait_for_databases_that_nobody_writes_to() {
+        let config = RocksConfig { write_buffer_bytes: Some(ByteSize::mib(4)), ..RocksConfig::default() };
+        let (shared, dir) = (RocksShared::new(&config).unwrap(), tempfile::tempdir().unwrap());
+        let open = |name: &str| {
+            let dir = dir.path().join(name);
+            std::fs::create_dir(&dir).unwrap();
+            let mut backend = RocksBackend::open(&dir, &shared, true, WalTolerance::Tail).unwrap();
+            backend.create_table(Table { id: T, merge: None }).unwrap();
+            backend
+        };
+        let mut quiet = ["a", "b", "c", "d", "e"].map(open);
+        for backend in &mut quiet {
+            // Less than what has a table flushed, and all together less than what has idle ones looked for.
+            (0..500).for_each(|key| put(backend, key).unwrap());
+        }
+        quiet.iter().for_each(|backend| shared.idle.written(&backend.engine.last_write));
+        let now_ms = shared.idle.now_ms();
+        shared.idle.relieve_at(now_ms + LOOK.as_millis() as u64);
+        let before = shared.write_buffer_used();
+        assert!(before > 2 << 20, "{before} bytes are unflushed, of databases that have just been written to");
+        shared.idle.relieve_at(now_ms + 2 * IDLE.as_millis() as u64);
+        let until = Instant::now() + Duration::from_secs(10);
+        while shared.write_buffer_used() > 1 << 20 {
+            assert!(Instant::now() < until, "{} of {before} bytes are still unflushed", shared.write_buffer_used());
+            std::thread::yield_now();
+        }
+        let mut busy = open("busy");
+        (0..10_000).for_each(|key| put(&mut busy, key).unwrap());
+        assert!(quiet.iter().all(|backend| backend.engine.last_write.0.load(Relaxed) == 0), "flushed once, not again");
     }
 }
