@@ -313,10 +313,10 @@ async fn a_worker_beside_its_server_needs_only_the_unix_socket() -> Result<()> {
     assert_eq!(last.value("N1").await?.as_deref(), Some("second"));
     let other = Setup::dev().set("server.unix", &socket).fails().await;
     assert!(other.stderr.contains("cannot listen on the Unix socket"), "{other:#?}");
-    let setup = Setup::dev();
-    let notes = setup.home().join("notes");
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
     std::fs::write(&notes, "mine").unwrap();
-    let other = setup.set("server.unix", &notes.display().to_string()).fails().await;
+    let other = Setup::dev().set("server.unix", &notes.display().to_string()).fails().await;
     assert!(other.stderr.contains("is there and no socket"), "{other:#?}");
     assert_eq!(std::fs::read_to_string(&notes).unwrap(), "mine");
     Ok(())
