@@ -9,3 +9,13 @@ pub mod harness;
 pub mod matrix;
 pub mod s3;
 pub mod simulation;
+
+use std::path::PathBuf;
+
+/// The folder of this package.
+///
+/// As cargo tells it when it runs something. The one that this was compiled in may be another checkout: builds share
+/// a cache.
+pub fn folder() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}

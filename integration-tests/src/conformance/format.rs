@@ -236,7 +236,7 @@ impl Step {
 /// # Panics
 /// If one is not a file of scenarios.
 pub fn all() -> Vec<(String, File)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
+    let folder = crate::folder().join("conformance");
     let entries = fs::read_dir(&folder).expect("the folder is there").map(|entry| entry.expect("it is listed").path());
     let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
     paths.sort();

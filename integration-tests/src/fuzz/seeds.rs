@@ -1,9 +1,6 @@
 //! What the targets start from: good bytes of every kind, to be spoilt, and what fuzzing has found worth keeping.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
 use forebay_proto::{
     merge::MergeFunction,
@@ -23,7 +20,7 @@ pub type Seeds = Vec<Vec<u8>>;
 
 /// The folder with a corpus for each target: inputs that fuzzing has found, one for each way through the code.
 pub fn corpora() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+    crate::folder().join("fuzz/corpus")
 }
 
 /// Reads the corpus of a target, in the order of the files' names; a target without its folder has none.

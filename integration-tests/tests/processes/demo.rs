@@ -12,7 +12,7 @@ use crate::session::agrees;
 const FLIGHTS: usize = 30_000;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    forebay_integration_tests::folder().join("..")
 }
 
 /// What the Makefile runs once everything is built.

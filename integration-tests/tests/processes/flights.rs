@@ -8,7 +8,8 @@ use forebay_integration_tests::{
 };
 use forebay_proto::v1;
 
-const INPUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/flights-2013.csv.zst");
+/// Tests run in their package's folder.
+const INPUT: &str = "data/flights-2013.csv.zst";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_rounds_of_kills_at_random_moments_are_exact() {

@@ -202,7 +202,7 @@ async fn a_ttl_is_registered_shown_and_replaced() {
     ctl.refuses(&[&replace[..], &["1", "--no-ttl"]].concat(), 1, "SETTINGS_CONFLICT").await;
     let replaced = ctl.text(&[&replace[..], &["2", "--ttl", "3h"]].concat()).await;
     assert_eq!(replaced, "replaced: s has version 3\n");
-    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let schema = "Cargo.toml";
     let state =
         ctl.json(&[&replace[..], &["3", "--no-ttl", "--schema", schema, "--schema-version", "7"]].concat()).await;
     assert_eq!((&state["ttl"], &state["schema_version"]), (&json!(null), &json!(7)));

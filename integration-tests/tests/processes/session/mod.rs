@@ -27,7 +27,7 @@ pub struct Step {
 /// # Panics
 /// If the document has no such step, or an answer is another one.
 pub async fn holds(document: &str, program: &str, folder: &Path) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
+    let path = forebay_integration_tests::folder().join("..").join(document);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let steps: Vec<_> = steps(&text).into_iter().filter(|step| step.commands.starts_with(program)).collect();
     assert!(steps.len() > 3, "{document} has {} blocks of {program}", steps.len());
