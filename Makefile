@@ -93,6 +93,7 @@ bench:
 	$(CARGO_TARGET_DIR)/release/bench-nexmark --runs $(RUNS)
 	$(CARGO_TARGET_DIR)/release/bench-latency --runs $(RUNS)
 	$(CARGO_TARGET_DIR)/release/bench-soak --runs $(RUNS)
+	$(CARGO_TARGET_DIR)/release/bench-threads --runs $(RUNS)
 
 # What it finds stays in the cache: hundreds of inputs, of which few are worth a commit.
 FOUND := $(CACHE)/fuzz/$(TARGET)

@@ -7,9 +7,8 @@ use forebay_integration_tests::{
     bench::{
         data::{Data, Ledger, Random},
         lanes::{Batch, Lanes, STATE},
-        stand,
     },
-    harness::{Forebay, Job, JobBuilder, value},
+    harness::{Forebay, Job, JobBuilder, Setup, value},
 };
 use forebay_proto::v1::OpKind;
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -32,9 +31,9 @@ pub struct Server {
 
 impl Server {
     /// Starts it, and puts every key into a job of each name.
-    pub fn start(data: &Data, jobs: &[&str]) -> Result<Self> {
+    pub fn start(setup: Setup, data: &Data, jobs: &[&str]) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let process = runtime.block_on(stand::dev().start());
+        let process = runtime.block_on(setup.start());
         let server = Self { process, runtime };
         for job in jobs {
             let builder = JobBuilder::shared(job, SHARDS);

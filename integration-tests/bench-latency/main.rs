@@ -15,13 +15,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use forebay_integration_tests::bench::{
-    arguments::Common,
-    data::{Data, Ledger, Random},
-    machine::Machine,
-    plot::{self, Curve},
-    redis::RedisServer,
-    rows::{NO_TARGET, Rows, median},
+use forebay_integration_tests::{
+    bench::{
+        arguments::Common,
+        data::{Data, Ledger, Random},
+        machine::Machine,
+        plot::{self, Curve},
+        redis::RedisServer,
+        rows::{NO_TARGET, Rows, median},
+    },
+    harness::Setup,
 };
 use hdrhistogram::Histogram;
 
@@ -107,7 +110,7 @@ fn main() -> Result<()> {
     let (started, mut machine) = (Instant::now(), Machine::look());
     println!("{machine}");
     let data = Data::new(keys);
-    let mut peers = Peers::start(&data)?;
+    let mut peers = Peers::start(args.common.forebay(), &data)?;
     let (mut rows, mut table) = (Rows::default(), String::from(HEAD));
     for rate in rates {
         let scene = scene(&args, Pace { rate, duration }, &sides, &mut peers, &machine)?;
@@ -143,10 +146,10 @@ struct Peers<'a> {
 
 impl<'a> Peers<'a> {
     /// Starts the servers and puts every key into each.
-    fn start(data: &'a Data) -> Result<Self> {
+    fn start(setup: Setup, data: &'a Data) -> Result<Self> {
         Ok(Self {
             data,
-            forebay: forebay::Server::start(data, &[Side::Memory.id(), Side::Rocks.id()])?,
+            forebay: forebay::Server::start(setup, data, &[Side::Memory.id(), Side::Rocks.id()])?,
             redis: redis::start(data, false)?,
             redis_aof: redis::start(data, true)?,
             ledgers: Side::ALL.map(|_| Ledger::new(data.len())),

@@ -9,9 +9,8 @@ use forebay_integration_tests::{
         data::{Data, Random, VALUE_BYTES},
         peer::Peer,
         rows::{Rows, percentile},
-        stand,
     },
-    harness::{Forebay, Job, JobBuilder, address, raw, value},
+    harness::{Forebay, Job, JobBuilder, Setup, address, raw, value},
 };
 use tonic::{
     Request, Response, Status,
@@ -73,12 +72,12 @@ impl Service<http::Request<Body>> for Echo {
 }
 
 /// Calls both, one call at a time, so many calls a run.
-pub fn measure(data: &Data, runs: usize, calls: usize, rows: &mut Rows) -> Result<()> {
+pub fn measure(setup: Setup, data: &Data, runs: usize, calls: usize, rows: &mut Rows) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let peer = Peer::start(SERVE)?;
     let mut pairs = Vec::new();
     runtime.block_on(async {
-        let forebay: Forebay = stand::dev().start().await;
+        let forebay: Forebay = setup.start().await;
         let api = forebay.api();
         Job::create(&api, JobBuilder::shared("job", 2).build(), &[value("state")]).await;
         let at = |index| address("job", "op", "state", data.key(index));

@@ -1,12 +1,14 @@
 //! `make bench`, third part: remote state beside local state. docs/performance/local.md tells how to read it.
 //!
 //! Read-modify-write by one worker: of the SDK, whose state is on a server of its own; and by loops whose state is in
-//! a RocksDB within the process, as a Flink task has it, without and with the SDK's cache before it. All sides of a
-//! scene are measured one after the other within a run, in an order that turns.
+//! a RocksDB within the process, as a Flink task has it, without and with the SDK's cache before it, or in a hash map,
+//! which is lost with the process. All sides of a scene are measured one after the other within a run, in an order that
+//! turns.
 
 mod delay;
 mod echo;
 mod local;
+mod map;
 mod remote;
 mod work;
 
@@ -27,6 +29,7 @@ use forebay_integration_tests::bench::{
 
 use self::{
     local::Local,
+    map::Map,
     remote::{Remote, Stand},
     work::{Keys, Work},
 };
@@ -47,7 +50,7 @@ struct Args {
     /// Only the scenes whose name contains this: hot, zipf, cold, unary.
     #[arg(long, default_value = "")]
     only: String,
-    /// Only sides whose name contains this: remote, far, uncached, embedded, twin. Rows need both of their sides.
+    /// Only sides whose name contains this: remote, far, uncached, embedded, twin, map. Rows need both of their sides.
     #[arg(long, default_value = "")]
     side: String,
     /// Folder for plots.
@@ -73,7 +76,7 @@ fn main() -> Result<()> {
         scene(&args, &work, &mut rows, &machine).with_context(|| keys.name())?;
     }
     if "unary".contains(&args.only) {
-        echo::measure(&data, args.common.runs, args.common.or_quick(5_000, 200), &mut rows)?;
+        echo::measure(args.common.forebay(), &data, args.common.runs, args.common.or_quick(5_000, 200), &mut rows)?;
     }
     machine.look_again();
     print!("{}", rows.table());
@@ -101,7 +104,8 @@ trait Side {
 /// Measures all sides with one distribution of keys.
 fn scene(args: &Args, work: &Work<'_>, rows: &mut Rows, machine: &Machine) -> Result<()> {
     let wanted = |name: &str| name.contains(&args.side);
-    let (near, far) = (Stand::start(false)?, Stand::start(true)?);
+    let start = |far| Stand::start(args.common.forebay(), far);
+    let (near, far) = (start(false)?, start(true)?);
     let mut sides: Vec<(&str, Box<dyn Side + '_>, Vec<f64>)> = Vec::new();
     if wanted("remote") {
         sides.push(("remote", Box::new(Remote::join(&near, "cached", work, work.cache_bytes())?), Vec::new()));
@@ -117,6 +121,9 @@ fn scene(args: &Args, work: &Work<'_>, rows: &mut Rows, machine: &Machine) -> Re
     }
     if wanted("twin") && work.keys == Keys::Hot {
         sides.push(("twin", Box::new(Local::open(work, Some(work.cache_bytes()))?), Vec::new()));
+    }
+    if wanted("map") {
+        sides.push(("map", Box::new(Map::fill(work)), Vec::new()));
     }
     let processes = [near.process_id(), far.process_id()];
     for run in 0..args.common.runs {

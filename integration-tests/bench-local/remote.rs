@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use forebay_client::{Client, Value, ValueState, Worker, WorkerState, codec::Bytes};
-use forebay_integration_tests::{
-    bench::stand,
-    harness::{Forebay, JobBuilder},
-};
+use forebay_integration_tests::harness::{Forebay, JobBuilder, Setup};
 use futures::future;
 use tokio::runtime::{Builder, Runtime};
 
@@ -36,10 +33,9 @@ pub struct Stand {
 }
 
 impl Stand {
-    pub fn start(far: bool) -> Result<Self> {
+    pub fn start(mut setup: Setup, far: bool) -> Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let delay = if far { Some(Delay::new(DELAY)?) } else { None };
-        let mut setup = stand::dev();
         if let Some(delay) = &delay {
             setup = setup.set("server.advertise", &delay.url());
         }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use forebay_integration_tests::bench::data::{Data, KEY_BYTES, Random, VALUE_BYTES};
+use forebay_integration_tests::bench::{
+    data::{Data, KEY_BYTES, Random, VALUE_BYTES},
+    rows::NO_TARGET,
+};
 
 /// Draws that are prepared, so that drawing costs the measurement nothing.
 const DRAWS: usize = 1 << 21;
@@ -48,14 +51,17 @@ impl Keys {
                 ("sdk_hot_vs_embedded_cached", "remote", "twin", "≥ 0.8"),
                 ("sdk_hot_rtt500us", "far", "embedded", "≥ 10"),
                 ("sdk_hot_vs_uncached", "remote", "uncached", "≥ 50"),
+                ("sdk_hot_vs_map", "remote", "map", NO_TARGET),
             ],
             Self::Zipf => &[
                 ("sdk_zipf_vs_embedded", "remote", "embedded", "≥ 2"),
                 ("sdk_zipf_rtt500us", "far", "embedded", "≥ 1.5"),
+                ("sdk_zipf_vs_map", "remote", "map", NO_TARGET),
             ],
             Self::Cold => &[
                 ("sdk_cold_vs_embedded", "remote", "embedded", "≥ 1"),
                 ("sdk_cold_rtt500us", "far", "embedded", "≥ 0.7"),
+                ("sdk_cold_vs_map", "remote", "map", NO_TARGET),
             ],
         }
     }

@@ -104,7 +104,7 @@ fn main() -> Result<()> {
     let (started, mut machine) = (Instant::now(), Machine::look());
     println!("{machine}");
     let events = events::generate(count);
-    let stand = Stand::start()?;
+    let stand = Stand::start(args.common.forebay())?;
     let (mut rows, mut groups) = (Rows::default(), Vec::new());
     for name in Name::ALL.into_iter().filter(|name| name.to_string().contains(&args.only)) {
         let rates = query(name, &args, &events, &stand, &machine).with_context(|| name.to_string())?;

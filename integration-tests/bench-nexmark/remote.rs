@@ -8,10 +8,7 @@ use forebay_client::{
     Client, List, ListState, TimerState, Timers as DeclaredTimers, Value, ValueState, WorkerState,
     codec::{self, I64, U64},
 };
-use forebay_integration_tests::{
-    bench::stand,
-    harness::{Forebay, JobBuilder},
-};
+use forebay_integration_tests::harness::{Forebay, JobBuilder, Setup};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -46,9 +43,9 @@ pub struct Stand {
 }
 
 impl Stand {
-    pub fn start() -> Result<Self> {
+    pub fn start(setup: Setup) -> Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let process = runtime.block_on(stand::dev().start());
+        let process = runtime.block_on(setup.start());
         Ok(Self { process, runtime })
     }
 

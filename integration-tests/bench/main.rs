@@ -22,11 +22,14 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use forebay_integration_tests::bench::{
-    arguments::Common,
-    data::{Data, Random},
-    embedded::Embedded,
-    machine::Machine,
+use forebay_integration_tests::{
+    bench::{
+        arguments::Common,
+        data::{Data, Random},
+        embedded::Embedded,
+        machine::Machine,
+    },
+    harness::Setup,
 };
 
 use crate::{
@@ -76,7 +79,7 @@ fn main() -> Result<()> {
     let mut machine = Machine::look();
     println!("{machine}");
     let data = Data::new(keys);
-    let mut peers = Peers::start(&data, args.unix)?;
+    let mut peers = Peers::start(&data, args.common.forebay(), args.unix)?;
     eprintln!("all servers hold {keys} keys after {:.1?}", started.elapsed());
     let mut report = Report::default();
     for run in 0..args.common.runs {
@@ -124,9 +127,9 @@ struct Peers {
 
 impl Peers {
     /// Starts the servers and puts every key into each.
-    fn start(data: &Data, unix: bool) -> Result<Self> {
+    fn start(data: &Data, forebay: Setup, unix: bool) -> Result<Self> {
         let mut peers = Self {
-            forebay: Forebay::start(data, unix)?,
+            forebay: Forebay::start(data, forebay, unix)?,
             redis: Redis::start(false)?,
             redis_aof: Redis::start(true)?,
             tcp: Tcp::start()?,

@@ -8,7 +8,7 @@ use config::{Environment, File};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{checkpoint, coordinator, storage, telemetry};
+use crate::{checkpoint, coordinator, grpc, storage, telemetry};
 
 /// The whole configuration. An empty file is valid; a misspelt key is an error.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
@@ -47,6 +47,8 @@ pub struct Server {
     pub coordinators: Vec<String>,
     /// Zone that the server is in.
     pub zone: String,
+    /// Flow control of connections.
+    pub http2: grpc::Http2,
 }
 
 /// `[checkpoint]`: where checkpoints go, and how fast.
@@ -91,6 +93,7 @@ impl Default for Server {
             data_dir: PathBuf::from("forebay-data"),
             coordinators: vec!["http://127.0.0.1:7400".to_owned()],
             zone: String::new(),
+            http2: grpc::Http2::default(),
         }
     }
 }
@@ -204,6 +207,7 @@ fn faults(config: &Config) -> Vec<String> {
     if config.checkpoint.uploads_parallel == 0 {
         problems.push("checkpoint.uploads_parallel is 0: at least 1".to_owned());
     }
+    problems.extend(config.server.http2.check());
     problems.extend(config.rocksdb.check());
     problems.extend(config.shares().err().into_iter().flatten());
     problems.extend(telemetry::check(&config.telemetry).err());
@@ -247,6 +251,14 @@ mod tests {
     fn all_problems_are_told_at_once() {
         let text = "[server]\nname = \"a b\"\nlisten = \"nowhere\"\n[telemetry]\nlog = \"a=b=c\"\n";
         assert_eq!(with(text).unwrap_err().len(), 3);
+    }
+
+    #[test]
+    fn what_http2_does_not_allow_is_told_before_a_port_opens() {
+        let sizes = with("[server.http2]\nstream_window = \"1KiB\"\nconnection_window = \"2GiB\"\nframe = \"16MiB\"\n");
+        let problems = sizes.unwrap_err();
+        assert!(problems.len() == 3 && problems[2].contains("server.http2.frame is 16.0 MiB"), "{problems:?}");
+        assert!(with("[server.http2]\nstream_window = \"64KiB\"\nframe = \"1MiB\"\n").is_ok());
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub async fn run(
     let address = config.server.advertise.clone().unwrap_or_else(|| listening.clone());
     let data = data_dir(&config, role)?;
     let stores = Arc::new(open_stores(&config, &data.path).await?);
-    let mut served = Served { address: address.clone(), ..Served::default() };
+    let mut served = Served { address: address.clone(), http2: config.server.http2.clone(), ..Served::default() };
     if role != Role::Server {
         let cluster = election::found(stores.own(), wall_ms()).await?;
         let coordinator =

@@ -9,8 +9,8 @@ use std::{collections::HashMap, future::Future};
 use anyhow::Result;
 use forebay_client::Client;
 use forebay_integration_tests::{
-    bench::{data::Data, lanes::STATE, stand},
-    harness::{self, Job, JobBuilder, list, value},
+    bench::{data::Data, lanes::STATE},
+    harness::{self, Job, JobBuilder, Setup, list, value},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -37,9 +37,8 @@ pub struct Forebay {
 
 impl Forebay {
     /// Starts it and creates the jobs.
-    pub fn start(data: &Data, unix: bool) -> Result<Self> {
+    pub fn start(data: &Data, mut setup: Setup, unix: bool) -> Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let mut setup = stand::dev();
         let socket = setup.home().join("forebay.sock").display().to_string();
         if unix {
             setup = setup.set("server.unix", &socket).set("server.advertise", &format!("unix://{socket}"));

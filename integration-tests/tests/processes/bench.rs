@@ -30,7 +30,7 @@ fn quick(bench: &str) -> (String, TempDir, Map<String, Value>) {
     let out = tempfile::tempdir().unwrap();
     let mut run = Command::new(binary(bench));
     run.args(["--quick", "--runs", "1", "--out"]).arg(out.path());
-    if bench != "bench" {
+    if !["bench", "bench-threads"].contains(&bench) {
         run.arg("--plots").arg(out.path());
     }
     let run = run.output().unwrap();
@@ -83,10 +83,23 @@ fn a_quick_run_of_the_local_bench_measures_every_row_of_its_document_and_finds_n
             "sdk_hot_rtt500us",
             "sdk_zipf_rtt500us",
             "sdk_cold_rtt500us",
+            "sdk_hot_vs_map",
+            "sdk_zipf_vs_map",
+            "sdk_cold_vs_map",
             "unary_get_p99_vs_echo",
         ],
     );
     assert!(plot(&out, "local.svg").contains("sdk_hot_vs_embedded"));
+}
+
+#[test]
+fn a_quick_run_of_the_bench_of_threads_measures_every_way_on_both_backends() {
+    let (_, _, ratios) = quick("bench-threads");
+    for backend in ["memory", "rocks"] {
+        for way in ["thread_per_core", "lock", "lock_blocking"] {
+            has_all(&ratios, ["", "p99_"].map(|what| format!("threads_{what}{backend}_16_shards_vs_{way}")));
+        }
+    }
 }
 
 #[test]

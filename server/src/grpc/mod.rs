@@ -15,8 +15,10 @@ mod stream;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use bytesize::ByteSize;
 use forebay_proto::{DESCRIPTOR, reason::Refused, v1};
 use futures::{FutureExt as _, future::OptionFuture};
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -35,16 +37,53 @@ use crate::{coordinator::Coordinator, shard::Shards};
 
 /// Largest message that is taken, in bytes: a batch with one value of the largest size, and room.
 const MESSAGE_BYTES_MAX: usize = 72 << 20;
-/// HTTP/2 windows: a few batches in flight on each lane.
-const STREAM_WINDOW_MAX: u64 = 8 << 20;
-const CONNECTION_WINDOW_MAX: u64 = 32 << 20;
+/// Windows that a small memory budget leaves at least.
 const WINDOW_MIN: u64 = 1 << 20;
+/// What HTTP/2 allows a frame to hold.
+const FRAME_BYTES: std::ops::Range<u64> = 1 << 14..1 << 24;
+/// What HTTP/2 allows a window to be.
+const WINDOW_BYTES: std::ops::Range<u64> = (1 << 16) - 1..1 << 31;
+
+/// `[server.http2]`: flow control of what clients send.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http2 {
+    /// Bytes that a stream may send before they are read: a few batches in flight on each lane. Less where the memory
+    /// budget is small.
+    pub stream_window: ByteSize,
+    /// The same of all streams of a connection.
+    pub connection_window: ByteSize,
+    /// Bytes of the largest frame that clients may send.
+    pub frame: ByteSize,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self { stream_window: ByteSize::mib(8), connection_window: ByteSize::mib(32), frame: ByteSize::kib(16) }
+    }
+}
+
+impl Http2 {
+    /// Everything that is wrong with it.
+    pub fn check(&self) -> impl Iterator<Item = String> {
+        let sizes = [
+            ("stream_window", self.stream_window, WINDOW_BYTES),
+            ("connection_window", self.connection_window, WINDOW_BYTES),
+            ("frame", self.frame, FRAME_BYTES),
+        ];
+        sizes.into_iter().filter(|(_, size, range)| !range.contains(&size.0)).map(|(key, size, range)| {
+            format!("server.http2.{key} is {size}: HTTP/2 allows {} to {} bytes", range.start, range.end - 1)
+        })
+    }
+}
 
 /// What a process serves.
 #[derive(Debug, Clone, Default)]
 pub struct Served {
     /// Where clients reach this process.
     pub address: String,
+    /// Flow control of their connections.
+    pub http2: Http2,
     /// The data plane, if this process hosts shards.
     pub shards: Option<Shards>,
     /// The control plane, if this process coordinates.
@@ -66,6 +105,7 @@ pub async fn serve(
         Server::builder()
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(connection_window)
+            .max_frame_size(served.http2.frame.0 as u32)
             .max_concurrent_streams(1024)
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -87,8 +127,11 @@ pub async fn serve(
 /// Windows of a stream and of a connection: what lies in them unread is of the memory budget, too.
 fn windows(served: &Served) -> (u32, u32) {
     let stream_max = served.shards.as_ref().map(|shards| shards.environment().backends.budget().stream_max());
-    let of = |max: u64| stream_max.map_or(max, |stream_max| (stream_max / 2).clamp(WINDOW_MIN, max)) as u32;
-    (of(STREAM_WINDOW_MAX), of(CONNECTION_WINDOW_MAX))
+    let of = |window: ByteSize| {
+        let least = WINDOW_MIN.min(window.0);
+        stream_max.map_or(window.0, |stream_max| (stream_max / 2).clamp(least, window.0)) as u32
+    };
+    (of(served.http2.stream_window), of(served.http2.connection_window))
 }
 
 async fn routes(served: &Served) -> anyhow::Result<Routes> {
