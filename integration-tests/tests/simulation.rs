@@ -92,6 +92,16 @@ mod seeded {
     }
 
     #[test]
+    fn positions_outside_the_write_are_found() {
+        is_found(Bug::PositionsOutsideTheWrite);
+    }
+
+    #[test]
+    fn a_share_that_keeps_its_epochs_is_found() {
+        is_found(Bug::ShareKeepsEpochs);
+    }
+
+    #[test]
     fn a_partial_rewind_is_found() {
         is_found(Bug::PartialRewind);
     }

@@ -29,6 +29,10 @@ pub enum Bug {
     VerdictLost = 11,
     /// A clear of a list leaves what its own batch wrote before.
     ClearBlindToBatch = 12,
+    /// Source positions are written behind the data instead of with it.
+    PositionsOutsideTheWrite = 13,
+    /// Whoever keeps a part of its shards goes on under its old epochs there.
+    ShareKeepsEpochs = 14,
     /// Garbage: an object goes though a round that had begun may come to name it.
     CollectsInReach = 40,
     /// Garbage: an object goes whatever its age.
@@ -45,11 +49,13 @@ pub enum Bug {
 
 impl Bug {
     /// The faults that the simulation finds.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::MarkOutsideTheWrite,
         Self::DuplicateBeforeDurable,
         Self::BarrierAheadOfRefusedBatch,
         Self::PartialRewind,
+        Self::PositionsOutsideTheWrite,
+        Self::ShareKeepsEpochs,
     ];
 
     /// The faults that the tests of the state model find.

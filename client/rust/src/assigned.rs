@@ -5,8 +5,10 @@ use std::sync::Arc;
 use forebay_proto::{codec::Codec, v1};
 
 use crate::{
+    codec::Stored,
     error::Result,
     session::Session,
+    source::Source,
     states::{SessionRef, State},
     worker_state::{IN_FLIGHT, WorkerState},
 };
@@ -40,6 +42,20 @@ impl Assigned {
     /// of them; each processes those whose keys it [`holds`](Self::holds).
     pub fn in_flight<C: Codec<T>, T>(&self) -> Result<Vec<T>> {
         self.state.values::<C, T>(IN_FLIGHT)
+    }
+
+    /// Opens a source whose records may touch all shards of the worker, in a job that keeps positions in its shards
+    /// (`recovery: shard`). `P` is the codec of its positions.
+    ///
+    /// Fails where positions are worker state, and if the source is open with a key group.
+    pub fn source<P: Stored<Value: PartialOrd + Clone>>(&self, name: &str) -> Result<Source<P>> {
+        Source::open(&self.session, name, None)
+    }
+
+    /// The same for a source whose records touch one key group alone, such as a partition of Kafka where requests name
+    /// their key group (partitioner explicit). Other shards neither know its position nor hold its reading back.
+    pub fn source_in<P: Stored<Value: PartialOrd + Clone>>(&self, key_group: u32, name: &str) -> Result<Source<P>> {
+        Source::open(&self.session, name, Some(key_group))
     }
 
     /// Returns true if a key is of the worker's shards.
@@ -95,6 +111,7 @@ mod tests {
             attention: Arc::default(),
             value_bytes_max: 0,
             write_delay_max: Duration::from_secs(1),
+            positions_interval: None,
         });
         Ok(Assigned::new(session, v1::Assignment { restored_checkpoint, ..v1::Assignment::default() }))
     }

@@ -122,6 +122,33 @@ impl Cache {
         self.unsent_bytes > self.bytes_max / 4
     }
 
+    /// Returns the number of entries with something unsent, or a few more.
+    pub fn unsent_entries(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Returns since when something has been unsent, if something is.
+    pub fn unsent_since_ms(&self) -> Option<u64> {
+        self.unsent.iter().find_map(|place| self.unsent_at(place)).map(|place| place.since_ms)
+    }
+
+    /// Returns true if something unsent must wait for an outstanding read.
+    pub fn is_blocked(&self) -> bool {
+        let is_read = |slot| self.entries.get(slot).is_some_and(|entry| entry.reads > 0);
+        self.unsent.iter().any(|(number, slot)| is_read(*slot) && self.unsent_at(&(*number, *slot)).is_some())
+    }
+
+    /// Returns true if something of an entry is unsent.
+    pub fn is_unsent(&mut self, at: At<'_>) -> bool {
+        join(&mut self.address, at);
+        let found = self.entries.find(&self.address).and_then(|slot| self.entries.get(slot));
+        found.is_some_and(|entry| entry.unsent.is_some())
+    }
+
+    fn unsent_at(&self, (number, slot): &(u64, Slot)) -> Option<Place> {
+        self.entries.get(*slot).and_then(|entry| entry.unsent).filter(|place| place.number == *number)
+    }
+
     /// Returns true if nothing of the state is kept beyond its sending.
     #[inline]
     pub fn is_uncached(&self, state: u32) -> bool {
@@ -181,8 +208,7 @@ impl Cache {
                 more = true;
                 break;
             }
-            let place = self.entries.get(slot).and_then(|entry| entry.unsent);
-            let Some(place) = place.filter(|place| place.number == number) else { continue };
+            let Some(place) = self.unsent_at(&(number, slot)) else { continue };
             if place.since_ms > until_ms {
                 self.unsent.push_front((number, slot));
                 break;

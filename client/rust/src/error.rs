@@ -13,8 +13,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a call failed, by what its caller does next.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The job went back to a checkpoint. Drop what was computed since, call
-    /// [`Worker::assigned`](crate::Worker::assigned) and go on from the worker state it returns.
+    /// The job went back to a checkpoint, or the worker's share of the shards changed. Drop what was computed since, call
+    /// [`Worker::assigned`](crate::Worker::assigned) and go on from what it returns.
     #[error("{}: {cause}", where_to(*generation, *checkpoint))]
     Rewound {
         /// The new generation; 0 if it is not known yet.
@@ -123,7 +123,7 @@ impl From<Status> for Error {
 
 fn where_to(generation: u64, checkpoint: u64) -> String {
     match (generation, checkpoint) {
-        (0, _) => "what this worker held is gone, it goes on from a completed checkpoint".to_owned(),
+        (0, _) => "what this worker held is not its own any more, it goes on from what is stored".to_owned(),
         (_, 0) => format!("the job goes back to its beginning in generation {generation}"),
         _ => format!("the job goes back to checkpoint {checkpoint} in generation {generation}"),
     }
@@ -138,7 +138,7 @@ mod tests {
         let said = |generation, checkpoint| Error::Rewound { generation, checkpoint, cause: "why".into() }.to_string();
         assert_eq!(said(4, 17), "the job goes back to checkpoint 17 in generation 4: why");
         assert_eq!(said(4, 0), "the job goes back to its beginning in generation 4: why");
-        assert_eq!(said(0, 0), "what this worker held is gone, it goes on from a completed checkpoint: why");
+        assert_eq!(said(0, 0), "what this worker held is not its own any more, it goes on from what is stored: why");
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl Inbox {
         self.taken.as_ref().map_or(0, |taken| taken.generation)
     }
 
+    /// Returns true if the coordinator has said that there is nothing to hold, or nothing at all yet.
+    pub(crate) fn is_spare(&self) -> bool {
+        self.taken.as_ref().is_none_or(|taken| taken.shards.is_empty())
+    }
+
     /// Takes an assignment; returns why the present session ends, if it does.
     pub(crate) fn assigned(&mut self, assignment: v1::Assignment) -> Option<Error> {
         let grants = Grants::of(&assignment);
@@ -60,15 +65,26 @@ impl Inbox {
         if known.is_some_and(|taken| *taken == grants || taken.generation > grants.generation) {
             return None;
         }
+        let known = known.is_some() || self.assignment.is_some();
+        if assignment.shards.is_empty() && !known {
+            return None;
+        }
         self.rewinding = false;
         self.ended = None;
         self.barriers.retain(|barrier| barrier.generation >= assignment.generation);
-        let error = Error::Rewound {
-            generation: assignment.generation,
-            checkpoint: assignment.restored_checkpoint,
-            cause: "a new assignment".into(),
+        let error = if self.generation() == assignment.generation {
+            let cause = "its share of the shards changed".into();
+            Error::Rewound { generation: 0, checkpoint: 0, cause }
+        } else {
+            let (generation, checkpoint) = (assignment.generation, assignment.restored_checkpoint);
+            Error::Rewound { generation, checkpoint, cause: "a new assignment".into() }
         };
-        self.assignment = Some(assignment);
+        if assignment.shards.is_empty() {
+            // Others have its share now: it waits for another.
+            (self.taken, self.assignment) = (Some(grants), None);
+        } else {
+            self.assignment = Some(assignment);
+        }
         Some(error)
     }
 
@@ -175,6 +191,21 @@ mod tests {
         assert_eq!(inbox.take_assignment().unwrap().generation, 2);
         assert!(inbox.assigned(assignment(1, 1)).is_none(), "an old word");
         assert_eq!(inbox.generation(), 2);
+    }
+
+    #[test]
+    fn a_worker_whose_share_went_to_others_waits_for_another() {
+        let nothing = || v1::Assignment { generation: 1, ..v1::Assignment::default() };
+        let mut inbox = Inbox::default();
+        assert!(inbox.assigned(nothing()).is_none(), "it never had one");
+        inbox.assigned(assignment(1, 1));
+        inbox.take_assignment();
+        let ends = inbox.assigned(nothing()).unwrap().to_string();
+        assert!(ends.contains("its share of the shards changed"), "{ends}");
+        assert!(inbox.is_spare() && inbox.take_assignment().is_none());
+        assert!(inbox.assigned(nothing()).is_none());
+        assert!(inbox.assigned(assignment(1, 3)).is_some());
+        assert!(inbox.take_assignment().is_some() && !inbox.is_spare());
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use forebay_proto::{
@@ -60,6 +60,8 @@ pub struct Lane {
     /// Empty until the first LaneOpened.
     id: Bytes,
     incarnation: u64,
+    /// What the shard said when the lane was first opened.
+    positions: HashMap<String, Bytes>,
     attachment: u64,
     channel: u32,
     /// Batches that may be in flight.
@@ -85,6 +87,8 @@ pub struct Lane {
     taken_out: Option<u64>,
     /// True if the refusal that it waits for was one of OpenLane.
     reopen: bool,
+    /// True once a batch has carried source positions.
+    carries_positions: bool,
 }
 
 impl Lane {
@@ -95,6 +99,7 @@ impl Lane {
             status: Status::Detached,
             id: Bytes::new(),
             incarnation: 0,
+            positions: HashMap::new(),
             attachment: 0,
             channel: 0,
             window: 1,
@@ -111,6 +116,7 @@ impl Lane {
             refused_from: None,
             taken_out: None,
             reopen: false,
+            carries_positions: false,
         }
     }
 
@@ -132,6 +138,11 @@ impl Lane {
     /// Returns the shard's incarnation; 0 before the first LaneOpened.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// Returns the source positions that the shard held when the lane was first opened.
+    pub fn positions(&self) -> &HashMap<String, Bytes> {
+        &self.positions
     }
 
     /// Returns the highest number heard as applied.
@@ -157,6 +168,7 @@ impl Lane {
     /// Adds a write batch behind all others and returns its ticket.
     pub fn write(&mut self, write: Write) -> u64 {
         self.last_seq += 1;
+        self.carries_positions |= !write.positions.is_empty();
         let bytes = ops_bytes(write.ops.as_ref())
             + write.positions.iter().map(|(source, position)| source.len() + position.len()).sum::<usize>();
         self.push(What::Write { seq: self.last_seq, write, withdrawn: false }, bytes)
@@ -232,6 +244,7 @@ impl Lane {
         if self.id.is_empty() {
             self.id = opened.lane.clone();
             self.incarnation = opened.incarnation;
+            self.positions.clone_from(&opened.positions);
         } else if let Some(reason) = self.not_ours(opened, &progress) {
             return self.end(reason);
         }
@@ -345,7 +358,10 @@ impl Lane {
         let Some(ticket) = self.landed(refusal.id) else { return Vec::new() };
         let Some(pending) = self.pending.get(&ticket) else { return Vec::new() };
         let course = Course::of_batch(&refused, self.target.writer_epoch > 0);
-        if course == Course::End || self.has_forgotten(&refused) {
+        // What comes behind would say that the shard contains what the refused batch held.
+        let leaves_gap = |what: &What| matches!(what, What::Write { write, .. } if write.has_effect());
+        let leaves_gap = course == Course::TakeOut && self.carries_positions && leaves_gap(&pending.what);
+        if course == Course::End || leaves_gap || self.has_forgotten(&refused) {
             return self.end(refused);
         }
         let seq = match &pending.what {

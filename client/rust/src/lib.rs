@@ -55,8 +55,12 @@
 //! Every declaration but that of timers takes a [`Ttl`]. A handle looks at the empty namespace until
 //! `namespace` gives a view of another, such as a window.
 //!
+//! In a job with `recovery: shard` positions are kept in the shards beside what they count for ([`Source`]): a worker
+//! that dies or joins takes nothing back, and reads again only what the shards it is given lack.
+//!
 //! `examples/flights.rs` is a whole program. Below the worker, each usable by itself: [`Client`] for tools and
-//! plain services, [`raw`] for lanes without a cache, [`lane`] and [`cache`] for the logic without any I/O.
+//! plain services, [`raw`] for lanes without a cache, [`lane`], [`cache`] and [`positions`] for the logic
+//! without any I/O.
 
 mod aggregating;
 mod assigned;
@@ -80,6 +84,7 @@ mod map;
 mod membership;
 mod multimap;
 mod options;
+pub mod positions;
 pub mod raw;
 mod records;
 mod reducing;
@@ -87,6 +92,7 @@ pub mod routing;
 mod session;
 mod shard_clock;
 mod shard_lane;
+mod source;
 mod states;
 mod stream;
 mod timers;
@@ -107,6 +113,7 @@ pub use map::{Map, MapScan, MapState};
 pub use multimap::{Multimap, MultimapState};
 pub use records::RecordGuard;
 pub use reducing::{Reducing, ReducingState};
+pub use source::Source;
 pub use states::{DefaultNamespace, State};
 pub use timers::{EventTimers, ProcessingTimers, Timer, TimerState, Timers};
 pub use ttl::{Ttl, TtlClock, TtlUpdate, TtlVisibility};

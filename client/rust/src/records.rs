@@ -20,11 +20,16 @@ impl Records {
         RecordGuard(self.clone())
     }
 
+    /// Returns true if no record is in progress.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 0
+    }
+
     /// Waits until no record is in progress.
     pub(crate) async fn finished(&self) {
         loop {
             let closed = self.closed.notified();
-            if self.open.load(Ordering::Acquire) == 0 {
+            if self.is_empty() {
                 return;
             }
             closed.await;

@@ -11,6 +11,7 @@ mod reads;
 mod tests;
 mod time;
 mod watermarks;
+mod whole;
 
 use std::{
     collections::HashMap,
@@ -43,6 +44,7 @@ use crate::{
 pub(crate) use direct::Wanted;
 use reads::{Reads, answers};
 use watermarks::Watermarks;
+use whole::Kept;
 
 /// Bytes that may be flushed and not yet acknowledged before operations wait.
 const BACKLOG_BYTES_MAX: usize = 32 << 20;
@@ -64,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) attention: Arc<Attention>,
     pub(crate) value_bytes_max: usize,
     pub(crate) write_delay_max: Duration,
+    /// How often all shards are told all positions, if positions are kept in the shards (`recovery: shard`).
+    pub(crate) positions_interval: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -86,6 +90,8 @@ pub(crate) struct Session {
     backlog: Arc<Backlog>,
     attention: Arc<Attention>,
     value_bytes_max: usize,
+    /// Set if positions are kept in the shards.
+    kept: Option<Kept>,
     end: OnceLock<Error>,
     ended: CancellationToken,
     /// Told when a read has ended.
@@ -100,6 +106,8 @@ impl Session {
             (name.unwrap_or_default(), registered)
         };
         let watermarks = Mutex::new(Watermarks::new(parts.lanes.len()));
+        let delay_ms = parts.write_delay_max.as_millis() as u64;
+        let kept = parts.positions_interval.map(|interval| Kept::new(interval.as_millis() as u64, delay_ms));
         let session = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             reads: parts.lanes.iter().map(|_| Reads::default()).collect(),
@@ -116,6 +124,7 @@ impl Session {
             backlog: Arc::default(),
             attention: parts.attention,
             value_bytes_max: parts.value_bytes_max,
+            kept,
             end: OnceLock::new(),
             ended: CancellationToken::new(),
             read_ended: Notify::new(),
@@ -244,6 +253,10 @@ impl Session {
     pub(crate) fn write_now(&self, state: u32, now_ms: u64, write: impl FnOnce(&mut Cache, u64)) -> Written {
         let mut cache = self.lock();
         write(&mut cache, now_ms);
+        if let Some(kept) = &self.kept {
+            self.wrote(kept, &cache);
+            return Written { flushed: false };
+        }
         let flushed = cache.wants_flush() || cache.is_uncached(state);
         if cache.is_uncached(state) {
             self.send_unsent(&mut cache, u64::MAX);
@@ -331,17 +344,20 @@ impl Session {
             // Behind the last operations of the shard.
             let last = batches.peek().is_none_or(|(next, _)| *next != shard);
             let watermark_ms = if last { self.take_watermark(shard) } else { None };
-            self.lanes[shard].write_behind(Some(ops), watermark_ms, &self.backlog);
+            self.lanes[shard].write_behind(Some(ops), watermark_ms, HashMap::new(), &self.backlog);
         }
     }
 
     /// Hands everything unsent to the lanes.
-    async fn flush(&self) {
+    async fn flush(&self) -> Result<()> {
+        if self.keeps_positions() {
+            return self.flush_whole(true).await;
+        }
         loop {
             let read_ended = self.read_ended.notified();
             if !self.send_unsent(&mut self.lock(), u64::MAX) {
                 self.send_watermarks();
-                return;
+                return Ok(());
             }
             read_ended.await;
         }
@@ -350,7 +366,7 @@ impl Session {
     /// Flushes everything and sends the barrier to every shard; returns when all have accepted it.
     pub(crate) async fn barrier(&self, barrier: &v1::Barrier) -> Result<()> {
         let accepted = async {
-            self.flush().await;
+            self.flush().await?;
             let op = v1::BarrierOp {
                 checkpoint: barrier.checkpoint,
                 round: barrier.round.clone(),
@@ -373,10 +389,11 @@ impl Session {
     /// Flushes everything and waits until every shard has acknowledged it.
     pub(crate) async fn flushed(&self) -> Result<()> {
         self.unless_ended(async {
-            self.flush().await;
+            self.flush().await?;
             self.backlog.drained().await;
+            Ok::<_, Error>(())
         })
-        .await?;
+        .await??;
         self.check_backlog()
     }
 
@@ -419,6 +436,13 @@ async fn flush_by_age(session: Weak<Session>, delay_max: Duration) {
         let Some(session) = session.upgrade() else { return };
         if session.end.get().is_some() || session.check_backlog().is_err() {
             return;
+        }
+        if session.keeps_positions() {
+            // The worker's loop knows when no record is in progress.
+            if session.flush_is_due() {
+                session.attention.call();
+            }
+            continue;
         }
         if let Some(until_ms) = coarse_ms().checked_sub(delay_ms) {
             while session.send_portion(&mut session.lock(), until_ms) {

@@ -97,11 +97,18 @@ impl LaneHandle {
     }
 
     /// Sends operations, and a watermark behind them, for which nobody waits; the backlog is told of their end.
-    pub(crate) fn write_behind(&self, ops: Option<v1::PackedOps>, watermark_ms: Option<i64>, backlog: &Arc<Backlog>) {
+    pub(crate) fn write_behind(
+        &self,
+        ops: Option<v1::PackedOps>,
+        watermark_ms: Option<i64>,
+        positions: HashMap<String, bytes::Bytes>,
+        backlog: &Arc<Backlog>,
+    ) {
         let bytes = ops.as_ref().map_or(0, |ops| ops.arena.len());
         backlog.add(bytes);
         self.cell.change(|state| {
-            let ticket = state.lane.write(Write { ops, watermark_ms, now_ms: now_ms(), ..Write::default() });
+            let write = Write { ops, watermark_ms, positions, now_ms: now_ms(), ..Write::default() };
+            let ticket = state.lane.write(write);
             state.waiters.insert(ticket, Waiter::Behind(backlog.clone(), bytes));
             state.lane.settle_if_ended()
         });
@@ -139,6 +146,11 @@ impl LaneHandle {
     /// Returns the shard's watermark as last heard; `None` if it has none.
     pub(crate) fn watermark_ms(&self) -> Option<i64> {
         self.cell.lock().lane.progress().watermark_ms
+    }
+
+    /// Returns the source positions that the shard held when the lane was first opened.
+    pub(crate) fn positions(&self) -> HashMap<String, bytes::Bytes> {
+        self.cell.lock().lane.positions().clone()
     }
 
     /// Returns the lane's id, empty before it was first open, and how far it is.

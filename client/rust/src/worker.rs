@@ -59,6 +59,7 @@ pub struct Worker {
     id: String,
     cache_bytes_max: usize,
     write_delay_max: Duration,
+    positions_interval: Duration,
     barrier_timeout: Duration,
     /// How long a lost session waits for the coordinator's word before the worker joins anew.
     patience: Duration,
@@ -111,7 +112,7 @@ impl Worker {
                 return self.enter(assignment).await;
             }
             let silent = timeout(self.patience, self.shared.attention.called()).await.is_err();
-            let announced = self.shared.inbox(|inbox| inbox.rewinding || inbox.generation() == 0);
+            let announced = self.shared.inbox(|inbox| inbox.rewinding || inbox.is_spare());
             if silent && !announced && waiting.elapsed() >= self.patience {
                 tracing::warn!("no word from the coordinator about a lost session; joining anew");
                 self.command(Command::Rejoin).await?;
@@ -154,6 +155,7 @@ impl Worker {
             attention: self.shared.attention.clone(),
             value_bytes_max: usize::try_from(value_bytes_max).unwrap_or(usize::MAX),
             write_delay_max: self.write_delay_max,
+            positions_interval: (spec.recovery() == v1::Recovery::Shard).then_some(self.positions_interval),
         });
         *self.shared.session.lock().expect("no panic while locked") = Arc::downgrade(&session);
         // A newer word may have come while nobody could be told.
@@ -163,6 +165,7 @@ impl Worker {
         // Records and barriers of the generation before are nobody's business any more.
         self.records = Arc::default();
         self.cuts.clear();
+        session.find_positions().await?;
         let checkpoint = assignment.restored_checkpoint;
         hook("on_restore", self.hooks.on_restore(checkpoint)).await?;
         Ok(Assigned::new(session, assignment))
@@ -185,6 +188,11 @@ impl Worker {
     /// At a barrier it waits for the records in progress, flushes, asks `state` for the worker state, and
     /// returns once every shard has accepted the barrier.
     pub async fn boundary(&mut self, state: impl Fn() -> WorkerState + Sync) -> Result<()> {
+        if let Some(session) = self.session.as_ref().filter(|session| session.keeps_positions())
+            && self.records.is_empty()
+        {
+            session.between_records();
+        }
         if !self.shared.attention.is_called() {
             return Ok(());
         }
@@ -236,9 +244,13 @@ impl Worker {
     }
 
     /// Sends everything that is unsent and waits until every shard has acknowledged it, for readers outside.
-    /// A checkpoint does so by itself.
+    /// A checkpoint does so by itself. Where positions are kept in the shards it is called between two records.
     pub async fn flush(&self) -> Result<()> {
-        self.session.as_ref().ok_or_else(not_assigned)?.flushed().await
+        let session = self.session.as_ref().ok_or_else(not_assigned)?;
+        if session.keeps_positions() {
+            self.records.finished().await;
+        }
+        session.flushed().await
     }
 
     /// Waits for something, and serves what the coordinator asks for meanwhile.
@@ -288,8 +300,15 @@ impl Worker {
         Ok(checkpoint)
     }
 
-    /// Leaves the group for good, without a checkpoint: whoever comes next goes on from the last one.
+    /// Leaves the group for good, without a checkpoint: whoever comes next goes on from the last one, or, where
+    /// positions are kept in the shards, from what is flushed by this.
     pub async fn leave(&mut self) -> Result<()> {
+        if let Some(session) = self.session.as_ref().filter(|session| session.keeps_positions()) {
+            self.records.finished().await;
+            if let Err(error) = session.flushed().await {
+                tracing::debug!(%error, "what is unsent is read again by whoever comes next");
+            }
+        }
         self.depart(0).await
     }
 
@@ -323,6 +342,10 @@ impl Worker {
         if let Some(reason) = session.end_reason() {
             return Err(reason.clone());
         }
+        if session.flush_is_due() {
+            self.records.finished().await;
+            session.flush_due().await?;
+        }
         while let Some(checkpoint) = self.shared.inbox(|inbox| inbox.take_completed()) {
             hook("on_completed", self.hooks.on_completed(checkpoint)).await?;
         }
@@ -355,11 +378,15 @@ impl Worker {
             hook("before_barrier", self.hooks.before_barrier(barrier.checkpoint)).await?;
             hook("forward", self.hooks.forward(&Barrier(barrier.clone()))).await?;
             let state = state();
+            if session.keeps_positions() && !state.is_empty() {
+                return Ok(None);
+            }
             session.barrier(barrier).await?;
-            Ok::<_, Error>(state)
+            Ok::<_, Error>(Some(state))
         });
         let refused = match served.await {
-            Ok(Ok(state)) => return Ok(Some(state)),
+            Ok(Ok(Some(state))) => return Ok(Some(state)),
+            Ok(Ok(None)) => return Err(no_worker_state()),
             Ok(Err(error)) => error,
             Err(_) => {
                 let message = format!("barrier {} took over {:?}", barrier.checkpoint, self.barrier_timeout);
@@ -402,6 +429,12 @@ fn is_uncached(state: &v1::RegisteredState) -> bool {
     let Some(descriptor) = &state.descriptor else { return false };
     let named = matches!(descriptor.kind(), v1::StateKind::Value | v1::StateKind::Map);
     descriptor.ttl.is_some_and(|ttl| !named || ttl.clock() == v1::TtlClock::Writer)
+}
+
+fn no_worker_state() -> Error {
+    let message = "the worker has state of its own, and the job's recovery is shard: a shard that is leased anew brings \
+                   only its own positions and states (use WorkerState::new, or recovery: job)";
+    Error::call(ErrorReason::SettingsConflict, message)
 }
 
 fn not_assigned() -> Error {

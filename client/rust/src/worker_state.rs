@@ -82,6 +82,10 @@ impl WorkerState {
         self.list(IN_FLIGHT, Redistribution::Union, records)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
     pub(crate) fn from_lists(lists: Vec<WorkerList>) -> Self {
         Self { lists }
     }

@@ -218,6 +218,7 @@ impl Shard {
             range: KeyGroupRange::new(0, 128).expect("a range"),
             max_parallelism: MaxParallelism::DEFAULT,
             explicit: false,
+            recovery: v1::Recovery::Job,
             durability: self.kind.durability(),
             max_value_bytes: 8 << 20,
             max_lanes: 100,
@@ -264,6 +265,7 @@ impl Shard {
             durability: v1::Durability::Unspecified,
             now_ms: times.now_ms,
             watermark_ms: times.watermark_ms,
+            positions: Default::default(),
             committed: false,
         };
         let moment = self.moment();

@@ -89,7 +89,8 @@ impl Session {
         if let Some(refused) = sent.refused {
             return Some(Said::Decline(v1::Decline { checkpoint, round, cause: refused.message }));
         }
-        let elements = sent.positions.into_iter().flatten();
+        // A source's position is in its shards, or it is the worker's.
+        let elements = sent.positions.into_iter().flatten().filter(|_| self.kept.is_none());
         let list = v1::WorkerList {
             name: "positions".into(),
             redistribution: v1::Redistribution::Union.into(),
@@ -99,7 +100,7 @@ impl Session {
             worker: NodeId::Worker(worker).name(),
             operator: OPERATOR.into(),
             index: self.worker_index,
-            lists: vec![list],
+            lists: if self.kept.is_none() { vec![list] } else { Vec::new() },
         };
         Some(Said::Report(v1::BarrierReport { checkpoint, round, coordinator_epoch, generation, state: Some(state) }))
     }

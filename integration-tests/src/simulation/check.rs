@@ -8,6 +8,7 @@ use forebay_server::{shard::key, storage::row};
 use super::{
     disk::Image,
     input::{self, Input, Record},
+    kept,
     store::Store,
 };
 
@@ -50,6 +51,43 @@ pub fn checkpoint(manifest: &v1::Manifest, store: &Store, input: &Input) -> Resu
         None => Ok(positions),
         Some((key, found)) => Err(format!("key {} should be absent, holds {found:?}", key.escape_ascii())),
     }
+}
+
+/// Compares each shard of a manifest with what the records come to that it says it contains; returns the positions
+/// that all shards have reached.
+pub fn kept(manifest: &v1::Manifest, store: &Store, input: &Input) -> Result<BTreeMap<u32, u64>, String> {
+    if manifest.workers.iter().any(|worker| !worker.lists.is_empty()) {
+        return Err("a worker has state of its own".into());
+    }
+    let mut reached: BTreeMap<u32, u64> = BTreeMap::new();
+    for snapshot in &manifest.shards {
+        let start = snapshot.start;
+        let position = |partition: u32| {
+            let stored = snapshot.positions.get(&kept::source(partition)).and_then(|position| kept::parse(position));
+            (partition, stored.unwrap_or(0))
+        };
+        let positions: BTreeMap<u32, u64> = input.partitions().map(position).collect();
+        let image = store.image(snapshot).ok_or_else(|| format!("shard {start} has no files in the store"))?;
+        let mut held: BTreeMap<Vec<u8>, Held> = BTreeMap::new();
+        read(&image, snapshot, &manifest.states, &mut held)?;
+        let is_here = |key: &[u8]| {
+            (snapshot.start..snapshot.end).contains(&KeyGroup::of(key, MaxParallelism::DEFAULT).get().into())
+        };
+        for (key, (records, sum)) in input.effects(&positions).into_iter().filter(|(key, _)| is_here(key)) {
+            let found = held.remove(&key).unwrap_or_default();
+            compare(&found, &records, sum)
+                .map_err(|what| format!("shard {start} at {positions:?}, key {}: {what}", key.escape_ascii()))?;
+        }
+        if let Some((key, found)) = held.into_iter().next() {
+            let key = key.escape_ascii();
+            return Err(format!("shard {start} at {positions:?}: key {key} should be absent, holds {found:?}"));
+        }
+        for (partition, position) in positions.into_iter().filter(|(it, _)| input.touches(*it, is_here)) {
+            let least = reached.entry(partition).or_insert(position);
+            *least = position.min(*least);
+        }
+    }
+    Ok(reached)
 }
 
 fn compare(found: &Held, records: &[Record], sum: i64) -> Result<(), String> {

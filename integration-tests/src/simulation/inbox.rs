@@ -40,11 +40,20 @@ impl Inbox {
         self.taken.as_ref().map_or(0, |taken| taken.generation)
     }
 
+    /// True if there is nothing to hold, as far as was said.
+    pub fn is_spare(&self) -> bool {
+        self.taken.as_ref().is_none_or(|taken| taken.shards.is_empty())
+    }
+
     /// Takes an assignment; returns why the present session ends, if it does.
     pub fn assigned(&mut self, assignment: v1::Assignment) -> Option<Error> {
         let grants = Grants::of(&assignment);
         let known = self.taken.as_ref();
         if known.is_some_and(|taken| *taken == grants || taken.generation > grants.generation) {
+            return None;
+        }
+        let known = known.is_some() || self.assignment.is_some();
+        if assignment.shards.is_empty() && !known {
             return None;
         }
         self.rewinding = false;
@@ -55,7 +64,11 @@ impl Inbox {
             checkpoint: assignment.restored_checkpoint,
             cause: "a new assignment".into(),
         };
-        self.assignment = Some(assignment);
+        if assignment.shards.is_empty() {
+            (self.taken, self.assignment) = (Some(grants), None);
+        } else {
+            self.assignment = Some(assignment);
+        }
         Some(error)
     }
 

@@ -80,6 +80,11 @@ impl Input {
         Some(Record { partition, offset, key, amount: (random >> 40).cast_signed() + 1 })
     }
 
+    /// Returns true if a record of the partition may have such a key.
+    pub fn touches(&self, partition: u32, is_such: impl Fn(&[u8]) -> bool) -> bool {
+        self.keys.get(&partition).is_some_and(|keys| keys.iter().any(|key| is_such(&key_bytes(*key))))
+    }
+
     /// Returns what the records below these positions come to: per key the records in order of
     /// partition, and the sum.
     pub fn effects(&self, positions: &BTreeMap<u32, u64>) -> BTreeMap<Vec<u8>, (Vec<Record>, i64)> {

@@ -92,6 +92,7 @@ fn identity(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Result<Identi
         operator: entry.operator.clone(),
         range: KeyGroupRange::new(entry.start, entry.end).map_err(invalid)?,
         max_parallelism: MaxParallelism::new(spec.max_parallelism).map_err(invalid)?,
+        recovery: spec.recovery(),
         explicit: false,
         durability: spec.durability(),
         max_value_bytes: usize::try_from(limits.max_value_bytes).unwrap_or(usize::MAX),

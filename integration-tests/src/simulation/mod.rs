@@ -18,6 +18,7 @@ mod garbage;
 mod head;
 mod inbox;
 mod input;
+mod kept;
 mod lanes;
 mod making;
 mod network;

@@ -145,7 +145,13 @@ impl Oracle {
             let mark = self.durable.entry(lane.id.to_vec()).or_default();
             *mark = lane.mark.max(*mark);
         }
-        match check::checkpoint(manifest, store, &self.input) {
+        let kept = store.head.spec.as_ref().is_some_and(|spec| spec.recovery() == v1::Recovery::Shard);
+        let checked = if kept {
+            check::kept(manifest, store, &self.input)
+        } else {
+            check::checkpoint(manifest, store, &self.input)
+        };
+        match checked {
             Ok(positions) => self.done |= positions.values().all(|position| *position >= self.input.records),
             Err(what) => self.wrong(format!("checkpoint {}: {what}", entry.id)),
         }

@@ -26,9 +26,10 @@ impl Session {
     /// Processes some records, as many as the seed says.
     pub(super) fn step(&mut self, env: &mut Env, lease: bool) {
         let records = 1 + env.rng.below(env.settings.burst);
+        let ready = self.has_sources(env);
         for _ in 0..records {
             let behind = self.lanes.all.iter().map(|driven| driven.lane.pending()).max().unwrap_or(0);
-            if !lease || self.barrier.is_some() || self.ended().is_some() || behind > PENDING_MAX {
+            if !lease || !ready || self.barrier.is_some() || self.ended().is_some() || behind > PENDING_MAX {
                 break;
             }
             self.next_record(env);
@@ -50,6 +51,10 @@ impl Session {
         // One record of a key at a time, as a user's code would see to.
         if self.in_progress.values().any(|other| other.key == record.key) {
             return;
+        }
+        if self.contains(self.shard(&key_bytes(record.key)), partition, offset) {
+            self.positions.insert(partition, offset + 1);
+            return self.advance(partition, offset + 1);
         }
         if record.chained() && !self.knows_chain(&record) {
             return self.read_chain(env, record);
@@ -96,6 +101,7 @@ impl Session {
         let next = |chain: u64| input::link(chain, record.partition, record.offset);
         let write = |chain: u64| U64::to_bytes(&next(chain)).expect("numbers can be written");
         self.positions.insert(record.partition, record.offset + 1);
+        self.advance(record.partition, record.offset + 1);
         let now_ms = env.now_ms().cast_unsigned();
         if let Some(cache) = &mut self.cache {
             if record.chained() {
@@ -117,11 +123,16 @@ impl Session {
         if record.chained() {
             ops.push(Op::new(OpKind::ValuePut, value.state, &key).with_value(&put));
         }
-        let apart = env.rng.one_in(2);
+        let whole = env.settings.keeps_positions;
+        let apart = env.rng.one_in(2) && !whole;
         for ops in ops.chunks(if apart { 1 } else { ops.len() }) {
             let mut builder = OpsBuilder::new();
             ops.iter().for_each(|op| builder.push(op));
-            self.write_behind(list.shard, builder.finish());
+            if whole {
+                self.write_whole(env, list.shard, Some(builder.finish()));
+            } else {
+                self.write_behind(list.shard, builder.finish());
+            }
         }
         self.settle(env, list.shard);
     }

@@ -17,6 +17,7 @@ use super::{
     env::Env,
     inbox::Inbox,
     input::{self, Record},
+    kept::Kept,
     lanes::Lanes,
     network::{ConnectionId, Message},
     schedule::{Life, NodeId, Timer as AnyTimer},
@@ -79,6 +80,8 @@ pub struct Session {
     pub(super) states: BTreeMap<String, u32>,
     pub(super) cache: Option<Cache>,
     pub(super) waiters: BTreeMap<(usize, u64), Waiter>,
+    /// Set once the shards have told the positions that they keep, if they do.
+    pub(super) kept: Option<Kept>,
     /// Records in progress, by partition.
     pub(super) in_progress: BTreeMap<u32, Record>,
     end: Option<Error>,
@@ -113,6 +116,7 @@ impl Session {
             states: assignment.states.iter().filter_map(named).collect(),
             cache: env.settings.cached.then(|| Cache::new(CACHE_BYTES, Default::default())),
             waiters: BTreeMap::new(),
+            kept: None,
             in_progress: BTreeMap::new(),
             end: None,
         };
@@ -124,6 +128,11 @@ impl Session {
 
     pub(super) fn wake(&self, env: &mut Env, delay_us: i64, timer: Timer) {
         wake(env, self.node, self.life, self.number, delay_us, timer);
+    }
+
+    /// The worker's name.
+    pub(super) fn name(&self) -> String {
+        self.node.name()
     }
 
     /// Ends the session; the first reason stays.
@@ -172,6 +181,9 @@ impl Session {
         if self.end.is_some() {
             return None;
         }
+        if !self.has_sources(env) {
+            return None;
+        }
         if self.barrier.is_none()
             && let Some(barrier) = inbox.take_barrier()
         {
@@ -186,6 +198,14 @@ impl Session {
 
     /// Hands to the lanes what has been unsent since then; true if something must wait for a read.
     pub(super) fn send_unsent(&mut self, env: &mut Env, until_ms: u64) -> bool {
+        if env.settings.keeps_positions {
+            // Only when no record is in progress, for it goes whole.
+            if self.in_progress.is_empty() {
+                let everywhere = until_ms == u64::MAX || env.rng.one_in(8);
+                self.flush_whole(env, everywhere);
+            }
+            return false;
+        }
         let limits = BatchLimits { ops_max: env.settings.batch_ops, bytes: 256 << 10, batches_max: usize::MAX };
         let Some(unsent) = self.cache.as_mut().map(|cache| cache.take_unsent(until_ms, limits)) else { return false };
         for (shard, ops) in unsent.batches {
@@ -265,7 +285,7 @@ fn positions(env: &mut Env, lanes: &Lanes, assignment: &v1::Assignment) -> BTree
     let known: BTreeMap<u32, u64> = elements.filter_map(|element| input::parse_element(element)).collect();
     let positions: BTreeMap<_, _> =
         env.oracle.input.partitions().filter(mine).map(|it| (it, known.get(&it).copied())).collect();
-    if assignment.restored_checkpoint != 0 && positions.values().any(Option::is_none) {
+    if assignment.restored_checkpoint != 0 && !env.settings.keeps_positions && positions.values().any(Option::is_none) {
         env.oracle.wrong(format!("checkpoint {} has lost positions", assignment.restored_checkpoint));
     }
     positions.into_iter().map(|(partition, offset)| (partition, offset.unwrap_or(0))).collect()

@@ -63,6 +63,8 @@ pub struct Settings {
     pub tolerable_failures: Option<u32>,
     /// When garbage is collected.
     pub garbage: garbage::Settings,
+    /// True if positions are kept in the shards (`recovery: shard`).
+    pub keeps_positions: bool,
 }
 
 impl Settings {
@@ -108,6 +110,7 @@ impl Settings {
                 interval_ms: rng.pick(&[60, 250, 1_000]).unwrap_or(250),
                 min_age_ms: rng.pick(&[0, 0, 300]).unwrap_or(0),
             },
+            keeps_positions: rng.one_in(3),
         }
     }
 
@@ -133,6 +136,7 @@ impl Settings {
             backend: v1::Backend::Memory.into(),
             checkpoints: Some(checkpoints),
             lease_ms: self.lease_ms,
+            recovery: if self.keeps_positions { v1::Recovery::Shard } else { v1::Recovery::Job }.into(),
             ..Default::default()
         };
         let mut spec = spec::complete(spec).expect("the simulation's specification is right");

@@ -166,6 +166,7 @@ impl Server {
             durability: v1::Durability::Unspecified,
             now_ms: 0,
             watermark_ms: None,
+            positions: batch.positions,
             committed: false,
         };
         let moment = Moment { wall_ms: env.wall_ms(), lease: self.lease_valid(env) };

@@ -184,7 +184,7 @@ impl Worker {
         if self.session.is_some() || self.sessions != sessions {
             return;
         }
-        if !self.inbox.rewinding && self.inbox.generation() != 0 {
+        if !self.inbox.rewinding && !self.inbox.is_spare() {
             self.rejoin_soon(env);
         }
         self.wait_for_shards(env);

@@ -17,6 +17,7 @@ mod inputs;
 mod jobs;
 mod memory;
 mod object_stores;
+mod positions;
 mod readback;
 mod redistribution;
 mod restores;

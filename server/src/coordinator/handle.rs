@@ -25,7 +25,7 @@ use v1::{
 };
 
 use super::{
-    deleted,
+    assign, deleted,
     election::{self, ElectionError},
     garbage,
     head::{HeadFile, OpenError},
@@ -166,12 +166,16 @@ impl Coordinator {
                 Err(Refused::new(Reason::AlreadyExists, message))
             };
         }
+        let mut shards = spec::shards(&spec);
+        // Before the job hears of its servers, one after the other: the first would get everything.
+        let up: Vec<_> = self.servers.up().into_iter().map(|(name, _)| name).collect();
+        assign::place_shards(&mut shards, &up);
         let head = v1::JobHead {
             version: 1,
             coordinator_epoch: self.epoch,
             job_uid: Uuid::new_v4().simple().to_string(),
             generation: 1,
-            shards: spec::shards(&spec),
+            shards,
             next_state_id: 1,
             next_checkpoint_id: 1,
             created_ms: wall_ms(),

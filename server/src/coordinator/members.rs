@@ -27,9 +27,25 @@ pub struct Member {
 }
 
 impl Member {
-    /// True if it is connected and knows what it holds in this generation: only then can it take a barrier.
-    pub fn knows(&self, generation: u64) -> bool {
-        self.connection.is_some() && self.told.as_ref().is_some_and(|told| told.generation == generation)
+    /// True if it is connected and was told what a head grants it: only then can it take a barrier.
+    pub fn knows(&self, head: &v1::JobHead) -> bool {
+        let Some(told) = self.told.as_ref().filter(|told| told.generation == head.generation) else { return false };
+        let mine = |entry: &&v1::ShardEntry| {
+            let writer = entry.writer.as_ref();
+            entry.operator == self.operator && writer.is_some_and(|writer| writer.join_id == self.join_id)
+        };
+        let is = |entry: &v1::ShardEntry| {
+            told.shards.iter().any(|shard| {
+                let range = shard.route.as_ref().map(|route| (route.start, route.end));
+                range == Some((entry.start, entry.end)) && shard.writer_epoch == entry.writer_epoch
+            })
+        };
+        self.connection.is_some() && head.shards.iter().filter(mine).all(is)
+    }
+
+    /// True if it believes that it holds something.
+    pub fn holds(&self) -> bool {
+        self.told.as_ref().is_some_and(|told| !told.shards.is_empty())
     }
 }
 

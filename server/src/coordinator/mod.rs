@@ -14,6 +14,7 @@ pub mod descriptors;
 pub mod election;
 pub mod external;
 pub mod garbage;
+pub mod groups;
 pub mod head;
 pub mod job;
 pub mod machine;

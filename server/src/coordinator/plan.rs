@@ -10,6 +10,7 @@ use forebay_proto::{reason::Refused, v1};
 use super::{
     assign, descriptors,
     external::{self, Wish},
+    groups,
     machine::{Answer, Connection, IDS_RESERVED, Server, Token},
     members::{Member, Members},
     restore, retention,
@@ -371,10 +372,12 @@ fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
     }
     let mut cause = None;
     let (last, spec) = (last_completed(next), next.spec.clone());
+    let keeps_positions = spec::keeps_positions(spec.as_ref());
     for entry in &mut next.shards {
         let gone = observed.servers.get(&entry.server).is_some_and(|server| server.gone);
         if gone {
-            if spec::is_leased(spec.as_ref(), &entry.operator) && (entry.established || entry.writer.is_some()) {
+            let is_leased = spec::is_leased(spec.as_ref(), &entry.operator);
+            if is_leased && !keeps_positions && (entry.established || entry.writer.is_some()) {
                 cause = Some(format!("server {:?} is gone", entry.server));
             }
             entry.server = String::new();
@@ -387,8 +390,8 @@ fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
     cause
 }
 
-/// Shards whose servers say that the state is not there. Shared ones go back alone, leased ones take
-/// the job with them, those of another engine stay lost until it restores them.
+/// Shards whose servers say that the state is not there. Shared ones and those that keep positions go back alone, other
+/// leased ones take the job with them, those of another engine stay lost until it restores them.
 fn lost(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
     let (last, spec) = (last_completed(next), next.spec.clone());
     let mut cause = None;
@@ -397,7 +400,7 @@ fn lost(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
         let Some(said) = said.filter(|said| said.status() == v1::ShardStatus::Lost && entry.established) else {
             continue;
         };
-        if spec::is_leased(spec.as_ref(), &entry.operator) {
+        if spec::is_leased(spec.as_ref(), &entry.operator) && !spec::keeps_positions(spec.as_ref()) {
             cause = Some(format!("shard {} [{},{}) is lost: {}", entry.operator, entry.start, entry.end, said.cause));
         } else {
             restart(entry, last);
@@ -409,6 +412,10 @@ fn lost(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
 /// Compares the grants with who is there.
 fn membership(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishes) -> Option<String> {
     let left = std::mem::take(&mut wishes.left);
+    if spec::keeps_positions(next.spec.as_ref()) {
+        // The shards know what they contain: whoever is granted one goes on from there.
+        return None;
+    }
     for (operator, worker, checkpoint) in left {
         let mut written =
             next.shards.iter().filter_map(|entry| Some((&entry.operator, &entry.writer.as_ref()?.worker)));
@@ -473,6 +480,9 @@ fn grant(next: &mut v1::JobHead, observed: &Observed<'_>) {
     for entry in &mut next.shards {
         let stands = observed.servers.get(&entry.server).is_some_and(|server| serves(server, entry));
         entry.established |= stands;
+    }
+    if spec::keeps_positions(next.spec.as_ref()) {
+        return groups::grant(next, observed.members);
     }
     if !observed.worker_state_known {
         return;

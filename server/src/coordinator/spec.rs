@@ -75,8 +75,7 @@ pub fn complete(mut spec: v1::JobSpec) -> Result<v1::JobSpec, Refused> {
     default_to(&mut spec.partitioner, v1::Partitioner::Murmur3 as i32);
     default_to(&mut spec.recovery, v1::Recovery::Job as i32);
     if spec.recovery() == v1::Recovery::Shard {
-        let message = "recovery: shard is not served by this build: use recovery: job";
-        return Err(Refused::new(Reason::Unsupported, message).field("spec.recovery"));
+        check_positions(&spec)?;
     }
     if spec.lease_ms == 0 {
         spec.lease_ms = 15_000;
@@ -84,6 +83,30 @@ pub fn complete(mut spec: v1::JobSpec) -> Result<v1::JobSpec, Refused> {
     spec.checkpoints = Some(checkpoints(spec.checkpoints)?);
     spec.limits = Some(limits(spec.limits)?);
     Ok(spec)
+}
+
+/// Positions in the shards tell what a shard contains only if its writer reads the source itself, and has nothing in
+/// flight that a checkpoint would have to hold.
+fn check_positions(spec: &v1::JobSpec) -> Result<(), Refused> {
+    if spec.checkpoints.is_some_and(|checkpoints| checkpoints.unaligned) {
+        return Err(conflict(
+            "recovery: shard has no unaligned checkpoints: nothing is in flight between its workers".into(),
+        ));
+    }
+    let leased: Vec<_> = spec.operators.iter().filter(|operator| operator.access() == v1::Access::Leased).collect();
+    let behind = leased.iter().find(|operator| !operator.source);
+    if let Some(behind) = behind.filter(|_| leased.iter().any(|operator| operator.source)) {
+        return Err(conflict(format!(
+            "operator {:?} is no source: under recovery: shard every worker reads its sources itself (use recovery: job)",
+            behind.name
+        )));
+    }
+    Ok(())
+}
+
+/// True if positions are kept in the job's shards, and a failure takes nothing else back.
+pub fn keeps_positions(spec: Option<&v1::JobSpec>) -> bool {
+    spec.is_some_and(|spec| spec.recovery() == v1::Recovery::Shard)
 }
 
 /// Who may write an operator's shards; `None` if the job has no such operator.

@@ -23,7 +23,6 @@ use v1::{
     stream_service_server::StreamService,
 };
 
-use super::unsupported;
 use crate::shard::{
     Shards,
     core::{Batch, Order},
@@ -40,7 +39,7 @@ const IN_FLIGHT: usize = 1024;
 /// Bytes of a stream that are not answered yet, where the memory budget allows it.
 const CREDIT_BYTES_MAX: u64 = 64 << 20;
 /// Most operations of a batch.
-const BATCH_OPS_MAX: usize = 65_536;
+const BATCH_OPS_MAX: usize = 1 << 20;
 
 type Answers = Pin<Box<dyn Stream<Item = Result<v1::StreamResponse, Status>> + Send>>;
 
@@ -225,9 +224,6 @@ impl ClientStream {
     }
 
     fn decode(&self, batch: v1::Batch, lane: LaneId) -> Result<Batch, Refused> {
-        if !batch.positions.is_empty() {
-            return Err(unsupported("keeping positions (recovery: shard)"));
-        }
         let ops = batch.ops.unwrap_or_default();
         if ops.kinds.len() > BATCH_OPS_MAX {
             let message = format!("the batch has {} operations: at most {BATCH_OPS_MAX}", ops.kinds.len());
@@ -249,8 +245,8 @@ impl ClientStream {
             None => return Err(Refused::new(Reason::FieldMissing, "a batch has seq (write) or after (read)")),
         };
         let caller = self.caller(batch.shard_epoch, batch.writer_epoch);
-        if batch.watermark_ms.is_some() && !matches!(order, Order::Write(..)) {
-            return Err(Refused::new(Reason::FieldInvalid, "a watermark goes with a write batch (seq)"));
+        if !matches!(order, Order::Write(..)) && (batch.watermark_ms.is_some() || !batch.positions.is_empty()) {
+            return Err(Refused::new(Reason::FieldInvalid, "watermark and positions go with a write batch (seq)"));
         }
         Ok(Batch {
             caller,
@@ -260,6 +256,7 @@ impl ClientStream {
             durability,
             now_ms: batch.now_ms,
             watermark_ms: batch.watermark_ms,
+            positions: batch.positions,
             committed: false,
         })
     }

@@ -10,8 +10,9 @@ mod sweep;
 mod views;
 mod writing;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use forebay_proto::{
     key_group::{KeyGroupRange, MaxParallelism},
     packed::{AnswersBuilder, Ops},
@@ -29,9 +30,10 @@ use super::{
     durable::Durable,
     gate::{self, Ask, Caller, Pass, Rights},
     lanes::{LaneId, Lanes},
-    meta::{self, Meta},
+    meta::{self, Loaded, Meta},
     ops::{self, Rows},
     place,
+    positions::Positions,
     requests::RequestIds,
     states::States,
     ttl::Clocks,
@@ -52,6 +54,8 @@ pub struct Identity {
     pub max_parallelism: MaxParallelism,
     /// True if requests name their key group and keys are not hashed.
     pub explicit: bool,
+    /// What a failure takes back: under [`v1::Recovery::Shard`] the shard keeps source positions.
+    pub recovery: v1::Recovery,
     /// The job's durability.
     pub durability: v1::Durability,
     /// Largest value, in bytes.
@@ -101,6 +105,8 @@ pub struct Batch {
     pub now_ms: i64,
     /// A watermark behind the operations; only of a lease holder.
     pub watermark_ms: Option<i64>,
+    /// Source positions that are stored with the operations.
+    pub positions: HashMap<String, Bytes>,
     /// True if the reads are of the last completed checkpoint.
     pub committed: bool,
 }
@@ -128,6 +134,7 @@ pub struct Core {
     lanes: Lanes,
     meta: Meta,
     requests: RequestIds,
+    positions: Positions,
     durable: Durable,
     tables: HashSet<TableId>,
     backend: Box<dyn Backend>,
@@ -155,13 +162,15 @@ impl Core {
         states: States,
         backend: Box<dyn Backend>,
     ) -> storage::Result<Self> {
+        let Loaded { meta, lanes, requests, positions } = Loaded::read(backend.as_ref())?;
         let mut core = Self {
             identity,
             rights,
             states,
-            lanes: Lanes::default(),
-            meta: Meta::default(),
-            requests: RequestIds::default(),
+            lanes,
+            meta,
+            requests,
+            positions,
             durable: Durable::default(),
             tables: backend.tables().into_iter().map(|table| table.id).collect(),
             backend,
@@ -174,7 +183,6 @@ impl Core {
             lost: None,
         };
         core.ensure_table(storage::Table { id: TableId::SHARD, merge: None })?;
-        meta::load(core.backend.as_ref(), &mut core.meta, &mut core.lanes, &mut core.requests)?;
         core.set_compaction_ages();
         Ok(core)
     }
@@ -399,6 +407,12 @@ fn digest(batch: &Batch) -> u64 {
     }
     ops.versions.iter().for_each(|entry| hasher.update(&entry.to_le_bytes()));
     ops.expires_at_ms.iter().for_each(|entry| hasher.update(&entry.to_le_bytes()));
+    let mut positions: Vec<_> = batch.positions.iter().collect();
+    positions.sort_unstable();
+    for text in positions.iter().flat_map(|(source, position)| [source.as_bytes(), position]) {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text);
+    }
     if let Some(barrier) = &batch.barrier {
         hasher.update(&barrier.checkpoint.to_le_bytes());
         hasher.update(barrier.round.as_bytes());

@@ -334,6 +334,7 @@ fn identity(spec: &v1::JobSpec, entry: &v1::ShardEntry) -> Result<Identity, Refu
         range: KeyGroupRange::new(entry.start, entry.end).map_err(invalid)?,
         max_parallelism: MaxParallelism::new(spec.max_parallelism).map_err(invalid)?,
         explicit: spec.partitioner() == v1::Partitioner::Explicit,
+        recovery: spec.recovery(),
         durability: spec.durability(),
         max_value_bytes: usize::try_from(limits.max_value_bytes).unwrap_or(usize::MAX),
         max_lanes: limits.max_lanes as usize,

@@ -1,4 +1,4 @@
-//! What belongs to the shard as a whole: lanes, counters, clock. Kept in the table
+//! What belongs to the shard as a whole: lanes, counters, clock, source positions. Kept in the table
 //! [`TableId::SHARD`], written in the same batch as the rows that go with it.
 
 use std::ops::ControlFlow;
@@ -9,6 +9,7 @@ use prost::Message as _;
 use super::{
     lanes::{LaneId, Lanes},
     ops::Counters,
+    positions::{self, Positions},
     requests::{self, RequestIds},
 };
 use crate::{
@@ -104,40 +105,48 @@ pub fn is_of_a_lane(key: &[u8]) -> bool {
     [LANES, VERDICTS].iter().any(|(first, behind)| (*first..*behind).contains(&key))
 }
 
-/// Reads everything of the shard's table.
-pub fn load(
-    backend: &dyn Backend,
-    meta: &mut Meta,
-    lanes: &mut Lanes,
-    requests: &mut RequestIds,
-) -> storage::Result<()> {
-    let mut loaded = Ok(());
-    backend.scan(TableId::SHARD, b"", b"\xff", &mut |key, value| {
-        loaded = load_row(key, value, meta, lanes, requests);
-        if loaded.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    loaded
+/// The rows of the shard's table.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Counters and clocks.
+    pub meta: Meta,
+    /// Lanes.
+    pub lanes: Lanes,
+    /// Ids of requests that were applied.
+    pub requests: RequestIds,
+    /// Source positions.
+    pub positions: Positions,
 }
 
-/// Reads one row of the shard's table.
-pub fn load_row(
-    key: &[u8],
-    value: &[u8],
-    meta: &mut Meta,
-    lanes: &mut Lanes,
-    requests: &mut RequestIds,
-) -> storage::Result<()> {
-    let read = match key.first() {
-        Some(b'l') => v1::LaneRecord::decode(value).ok().and_then(|record| lanes.load(&record)),
-        Some(b'r') => requests::parse(key, value).map(|(id, at_ms, verdicts)| requests.applied(id, at_ms, verdicts)),
-        Some(b'v') => parse_verdict_key(key).map(|(lane, seq)| lanes.load_verdicts(lane, seq, value)),
-        Some(b'c') => Meta::parse(value).map(|read| *meta = read),
-        _ => None,
-    };
-    read.ok_or_else(|| storage::Error::Corrupt {
-        path: "shard table".into(),
-        detail: format!("record {} is of a newer format or damaged", key.escape_ascii()),
-    })
+impl Loaded {
+    /// Reads everything of a backend's shard table.
+    pub fn read(backend: &dyn Backend) -> storage::Result<Self> {
+        let (mut loaded, mut outcome) = (Self::default(), Ok(()));
+        backend.scan(TableId::SHARD, b"", b"\xff", &mut |key, value| {
+            outcome = loaded.row(key, value);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome.map(|()| loaded)
+    }
+
+    /// Reads one row of the shard's table.
+    pub fn row(&mut self, key: &[u8], value: &[u8]) -> storage::Result<()> {
+        let Self { meta, lanes, requests, positions } = self;
+        let read = match key.first() {
+            Some(b'l') => v1::LaneRecord::decode(value).ok().and_then(|record| lanes.load(&record)),
+            Some(b'r') => {
+                requests::parse(key, value).map(|(id, at_ms, verdicts)| requests.applied(id, at_ms, verdicts))
+            }
+            Some(b'v') => parse_verdict_key(key).map(|(lane, seq)| lanes.load_verdicts(lane, seq, value)),
+            Some(b'c') => Meta::parse(value).map(|read| *meta = read),
+            Some(&positions::PREFIX) => positions.load(key, value),
+            _ => None,
+        };
+        read.ok_or_else(|| storage::Error::Corrupt {
+            path: "shard table".into(),
+            detail: format!("record {} is of a newer format or damaged", key.escape_ascii()),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod open;
 pub mod ops;
 mod place;
 pub mod portable;
+mod positions;
 pub mod requests;
 pub mod rescale;
 pub mod snapshot;

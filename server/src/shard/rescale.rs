@@ -13,9 +13,9 @@ use std::{
 use forebay_proto::{key_group::KeyGroupRange, v1};
 
 use super::{
-    lanes::Lanes,
-    meta::{self, Meta},
+    meta::{Loaded, Meta},
     open::{Backends, Joined, Origin},
+    positions::Positions,
     requests::{self, RequestIds},
     states::State,
 };
@@ -171,28 +171,38 @@ fn copy_portable(
 struct Metas {
     metas: Vec<Meta>,
     requests: RequestIds,
+    positions: Positions,
 }
 
 impl Metas {
     fn take(&mut self, backend: &dyn Backend) -> storage::Result<()> {
-        let mut meta = Meta::default();
-        meta::load(backend, &mut meta, &mut Lanes::default(), &mut self.requests)?;
-        self.metas.push(meta);
-        Ok(())
+        self.add(Loaded::read(backend)?)
     }
 
     fn take_rows(&mut self, rows: &[(Vec<u8>, Vec<u8>)]) -> storage::Result<()> {
-        let mut meta = Meta::default();
-        for (key, row) in rows {
-            meta::load_row(key, row, &mut meta, &mut Lanes::default(), &mut self.requests)?;
+        let mut loaded = Loaded::default();
+        rows.iter().try_for_each(|(key, row)| loaded.row(key, row))?;
+        self.add(loaded)
+    }
+
+    fn add(&mut self, loaded: Loaded) -> storage::Result<()> {
+        self.metas.push(loaded.meta);
+        for (id, at_ms, verdicts) in loaded.requests.iter() {
+            self.requests.applied(id, at_ms, verdicts);
         }
-        self.metas.push(meta);
-        Ok(())
+        self.positions.merge(loaded.positions).map_err(|source| storage::Error::Corrupt {
+            path: "shard table".into(),
+            detail: format!(
+                "the shards that are to become one hold source {source:?} up to different positions: restore with as \
+                 many shards as the checkpoint has, or more"
+            ),
+        })
     }
 
     fn store(self, backend: &mut dyn Backend, logging: Logging) -> storage::Result<()> {
         let mut writes = Writes::default();
         Meta::merge(&self.metas).store(&mut writes);
+        Positions::store(&self.positions.to_wire(), &mut writes);
         for (id, at_ms, verdicts) in self.requests.iter() {
             requests::put(id, at_ms, verdicts, &mut writes);
         }

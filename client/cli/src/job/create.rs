@@ -59,6 +59,10 @@ pub struct Create {
     /// How keys are mapped to key groups [default: murmur3].
     #[arg(long)]
     partitioner: Option<Partitioner>,
+    /// What a failure takes back: the whole job to a checkpoint, or only shards that are lost, as they hold the
+    /// positions of their sources themselves [default: job].
+    #[arg(long)]
+    recovery: Option<Recovery>,
 }
 
 /// Where shards keep their bytes.
@@ -93,6 +97,14 @@ enum Partitioner {
     Murmur3,
     /// Every call names the key group.
     Explicit,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Recovery {
+    /// The whole job.
+    Job,
+    /// Lost shards.
+    Shard,
 }
 
 /// An operator as it is typed: `carts:shared:shards=4`.
@@ -178,6 +190,11 @@ impl Create {
         match self.partitioner {
             Some(Partitioner::Murmur3) => spec.set_partitioner(v1::Partitioner::Murmur3),
             Some(Partitioner::Explicit) => spec.set_partitioner(v1::Partitioner::Explicit),
+            None => {}
+        }
+        match self.recovery {
+            Some(Recovery::Job) => spec.set_recovery(v1::Recovery::Job),
+            Some(Recovery::Shard) => spec.set_recovery(v1::Recovery::Shard),
             None => {}
         }
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

@@ -61,6 +61,7 @@ pub fn description(job: &JobInfo, states: &[RegisteredState]) -> Answer {
         ("backend", backend(&spec)),
         ("durability", plain(spec.durability().as_str_name(), "DURABILITY_")),
         ("partitioner", plain(spec.partitioner().as_str_name(), "PARTITIONER_")),
+        ("recovery", plain(spec.recovery().as_str_name(), "RECOVERY_")),
         ("max parallelism", spec.max_parallelism.to_string()),
         ("shards serving", serving(job)),
     ]);
@@ -80,6 +81,7 @@ pub fn description(job: &JobInfo, states: &[RegisteredState]) -> Answer {
     json["max_parallelism"] = spec.max_parallelism.into();
     json["durability"] = plain(spec.durability().as_str_name(), "DURABILITY_").into();
     json["partitioner"] = plain(spec.partitioner().as_str_name(), "PARTITIONER_").into();
+    json["recovery"] = plain(spec.recovery().as_str_name(), "RECOVERY_").into();
     json["checkpoint_interval_ms"] = checkpoints.interval_ms().into();
     json["restored_checkpoint"] = job.restored_checkpoint.into();
     json["lease_ms"] = spec.lease_ms.into();

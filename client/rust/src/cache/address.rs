@@ -25,19 +25,23 @@ impl<'a> At<'a> {
     }
 }
 
-/// Writes `state · length of the key · key · namespace`.
+/// Writes `state · key group + 1, or 0 if it follows from the key · length of the key · key · namespace`: where requests
+/// name the key group, the same key may be in several.
 #[inline]
 pub(super) fn join(address: &mut Vec<u8>, at: At<'_>) {
+    debug_assert!(at.key.len() <= usize::from(u16::MAX), "keys are checked when they are located");
     address.clear();
     address.extend_from_slice(&at.state.to_be_bytes());
-    address.extend_from_slice(&(at.key.len() as u32).to_be_bytes());
+    address.extend_from_slice(&at.key_group.map_or(0, |group| group + 1).to_be_bytes());
+    address.extend_from_slice(&(at.key.len() as u16).to_be_bytes());
     address.extend_from_slice(at.key);
     address.extend_from_slice(at.namespace);
 }
 
 /// Reads what [`join`] has written.
 pub(super) fn split(address: &[u8]) -> (u32, &[u8], &[u8]) {
-    let number = |at: usize| address[at..at + 4].try_into().map(u32::from_be_bytes).unwrap_or_default();
-    let (key, namespace) = address[8..].split_at(number(4) as usize);
-    (number(0), key, namespace)
+    let state = address[..4].try_into().map(u32::from_be_bytes).unwrap_or_default();
+    let length = address[6..8].try_into().map(u16::from_be_bytes).unwrap_or_default();
+    let (key, namespace) = address[8..].split_at(length.into());
+    (state, key, namespace)
 }

@@ -54,6 +54,33 @@ fn flush_until(cache: &mut Cache, until_ms: u64) -> Vec<String> {
 }
 
 #[test]
+fn the_same_key_in_two_key_groups_is_two_entries_where_requests_name_the_group() {
+    let mut cache = cache();
+    let in_group = |group| At { key_group: Some(group), shard: usize::from(group), ..at(VALUES, b"k") };
+    cache.value_put(in_group(0), Some(b"zero"), 0);
+    cache.value_put(in_group(1), Some(b"one"), 0);
+    assert_eq!(cache.value(in_group(0)), Some(Some(&b"zero"[..])));
+    assert_eq!(cache.value(in_group(2)), None);
+    assert_eq!(flush(&mut cache), ["0: ValuePut k zero", "1: ValuePut k one"]);
+}
+
+#[test]
+fn a_flush_that_must_go_whole_knows_what_holds_it_back() {
+    let mut cache = cache();
+    assert_eq!((cache.unsent_since_ms(), cache.is_blocked(), cache.unsent_entries()), (None, false, 0));
+    cache.value_put(at(VALUES, b"a"), Some(b"1"), 7);
+    cache.value_put(at(VALUES, b"b"), Some(b"2"), 9);
+    assert_eq!((cache.unsent_since_ms(), cache.unsent_entries()), (Some(7), 2));
+    assert!(cache.is_unsent(at(VALUES, b"a")) && !cache.is_unsent(at(VALUES, b"c")));
+    let reading = cache.read_value(at(VALUES, b"b"));
+    assert!(cache.is_blocked());
+    cache.cancel(reading);
+    assert!(!cache.is_blocked());
+    flush(&mut cache);
+    assert_eq!((cache.unsent_since_ms(), cache.is_unsent(at(VALUES, b"a"))), (None, false));
+}
+
+#[test]
 fn what_is_too_much_at_once_is_left_for_the_next_time() {
     let mut cache = cache();
     let keys: Vec<_> = (0..25_u8).map(|key| vec![key, 0]).collect();

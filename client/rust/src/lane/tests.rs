@@ -1,6 +1,6 @@
 //! A lane against hand-written answers, and against a small shard under many seeds.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use forebay_proto::{KeyGroupRange, v1::batch::Order};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -161,6 +161,27 @@ fn a_barrier_behind_a_refused_batch_is_withdrawn() {
     assert_eq!(again[1].barrier.as_ref().unwrap().checkpoint, 6);
     lane.answered(answer(&again[0]));
     assert_eq!(tickets(&lane.answered(answer(&again[1]))), [later]);
+}
+
+#[test]
+fn a_lane_that_carries_positions_ends_with_a_refused_batch_for_what_is_behind_would_deny_the_gap() {
+    let with_position = |content| {
+        let positions = HashMap::from([("source".to_owned(), vec![content].into())]);
+        Write { positions, ..write(content) }
+    };
+    let mut lane = open_lane(8);
+    let all = [lane.write(with_position(1)), lane.write(with_position(2)), lane.write(barrier(5))];
+    let batches = sent(&mut lane);
+    assert_eq!(tickets(&lane.refused(&refusal(&batches[0], ErrorReason::ValueTooLarge))), all);
+    assert!(matches!(lane.status(), Status::Ended(_)) && lane.poll_send().is_none());
+    // A round that is over is none of its business.
+    let mut lane = open_lane(8);
+    lane.write(with_position(1));
+    lane.write(barrier(5));
+    let batches = sent(&mut lane);
+    lane.answered(answer(&batches[0]));
+    lane.refused(&refusal(&batches[1], ErrorReason::CheckpointAborted));
+    assert_eq!(lane.status(), &Status::Open);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Operations past the cache: behind the unsent writes of what they are about, and ahead of later ones.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use forebay_proto::{
     packed::{AnswerRef, Answers, Op, OpsBuilder},
@@ -132,6 +132,9 @@ impl Session {
 
     /// Hands to the lanes what is unsent of some addresses; waits for reads of them that are outstanding.
     pub(crate) async fn sent(&self, addresses: &[At<'_>]) -> Result<()> {
+        if self.keeps_positions() {
+            return self.sent_whole(addresses).await;
+        }
         let taken = async {
             loop {
                 let read_ended = self.read_ended.notified();
@@ -147,7 +150,7 @@ impl Session {
     fn send_unsent_of(&self, cache: &mut Cache, addresses: &[At<'_>]) -> bool {
         let unsent = cache.take_unsent_of(addresses, BATCH_LIMITS);
         for (shard, ops) in unsent.batches {
-            self.lanes[shard].write_behind(Some(ops), None, &self.backlog);
+            self.lanes[shard].write_behind(Some(ops), None, HashMap::new(), &self.backlog);
         }
         unsent.blocked
     }
@@ -155,6 +158,7 @@ impl Session {
     /// Sends an operation that changes several addresses of one shard: behind what is unsent of them and
     /// every read of them, and forgets what was known of them. Nobody waits for the answer.
     pub(crate) async fn write_over(&self, addresses: &[At<'_>], op: Op<'_>) -> Result<()> {
+        self.not_past_the_cache("a write that merges namespaces, or gives elements deadlines of their own,")?;
         self.ready().await?;
         let Some(shard) = addresses.first().map(|at| at.shard) else { return Ok(()) };
         let mut ops = Some(packed(&op));
@@ -167,7 +171,7 @@ impl Session {
                     if free && let Some(ops) = ops.take() {
                         self.send_unsent_of(&mut cache, addresses);
                         addresses.iter().for_each(|at| cache.forget_known(*at));
-                        self.lanes[shard].write_behind(Some(ops), None, &self.backlog);
+                        self.lanes[shard].write_behind(Some(ops), None, HashMap::new(), &self.backlog);
                     }
                     free
                 };
@@ -183,6 +187,7 @@ impl Session {
 
     /// Sends a compare-and-set and waits for its verdict; for states of which the cache keeps nothing.
     pub(crate) async fn verdict(&self, at: At<'_>, op: Op<'_>) -> Result<bool> {
+        self.not_past_the_cache("a compare-and-set of a state that is not cached")?;
         self.ready().await?;
         self.sent(&[at]).await?;
         let write = crate::raw::Write { ops: Some(packed(&op)), now_ms: crate::clock::now_ms(), ..Default::default() };

@@ -70,6 +70,7 @@ async fn session() -> (Fake, SessionRef) {
         attention: Arc::default(),
         value_bytes_max: 1 << 20,
         write_delay_max: Duration::from_secs(3_600),
+        positions_interval: None,
     });
     (fake, SessionRef(session))
 }

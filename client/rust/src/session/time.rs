@@ -1,6 +1,6 @@
 //! The clocks of a session: what is written when lives until when, and what a watermark tells the shards.
 
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use forebay_proto::v1::TtlClock;
 
@@ -36,7 +36,8 @@ impl Session {
         let expiry = expiry.filter(|expiry| expiry.on_read)?;
         let clock_ms = self.clock_ms(expiry.clock, at.shard)?;
         let length = (at.key.len() as u32).to_be_bytes();
-        let address = [&at.state.to_be_bytes(), &length, at.key, at.namespace, &[0], map_key].concat();
+        let group = at.key_group.unwrap_or_default().to_be_bytes();
+        let address = [&at.state.to_be_bytes()[..], &group, &length, at.key, at.namespace, &[0], map_key].concat();
         self.touches.lock().expect("no panic while locked").touch(expiry, address, clock_ms)
     }
 
@@ -51,8 +52,11 @@ impl Session {
 
     /// Tells a shard the watermark, if it has not heard it.
     pub(super) fn send_watermark(&self, shard: usize) {
-        if let Some(watermark_ms) = self.take_watermark(shard) {
-            self.lanes[shard].write_behind(None, Some(watermark_ms), &self.backlog);
+        // Where positions are kept it goes with what it is behind, for it must not be ahead of what is read again.
+        if self.kept.is_none()
+            && let Some(watermark_ms) = self.take_watermark(shard)
+        {
+            self.lanes[shard].write_behind(None, Some(watermark_ms), HashMap::new(), &self.backlog);
         }
     }
 

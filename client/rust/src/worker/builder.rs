@@ -27,6 +27,7 @@ pub struct WorkerBuilder {
     states: Vec<v1::StateDescriptor>,
     cache_bytes_max: usize,
     write_delay_max: Duration,
+    positions_interval: Duration,
     barrier_timeout: Duration,
     hooks: Box<dyn Hooks>,
 }
@@ -41,6 +42,7 @@ impl WorkerBuilder {
             states: Vec::new(),
             cache_bytes_max: 64 << 20,
             write_delay_max: Duration::from_secs(1),
+            positions_interval: Duration::from_secs(10),
             barrier_timeout: Duration::from_secs(300),
             hooks: Box::new(NoHooks),
         }
@@ -71,6 +73,14 @@ impl WorkerBuilder {
     #[must_use]
     pub fn write_delay_max(mut self, delay: Duration) -> Self {
         self.write_delay_max = delay;
+        self
+    }
+
+    /// How often all shards are told how far the sources are, changed or not, where positions are kept in the shards;
+    /// 10 s if not said. What is read again after a failure begins behind the shard that was told last.
+    #[must_use]
+    pub fn positions_interval(mut self, interval: Duration) -> Self {
+        self.positions_interval = interval;
         self
     }
 
@@ -122,6 +132,7 @@ impl WorkerBuilder {
             id: self.id,
             cache_bytes_max: self.cache_bytes_max,
             write_delay_max: self.write_delay_max,
+            positions_interval: self.positions_interval,
             barrier_timeout: self.barrier_timeout,
             patience,
             hooks: self.hooks,

@@ -131,8 +131,8 @@ async fn a_wrong_batch_is_refused_by_name_and_changes_nothing() {
         ),
         (wanted("length of 4 GiB", invalid, Malformed, "add up to"), columns(|ops| ops.value_lens = vec![u32::MAX])),
         (
-            wanted("65,537 operations", invalid, BatchTooMany, "65537 operations: at most 65536"),
-            columns(|ops| ops.kinds = vec![2; 65_537].into()),
+            wanted("1,048,577 operations", invalid, BatchTooMany, "1048577 operations: at most 1048576"),
+            columns(|ops| ops.kinds = vec![2; 1_048_577].into()),
         ),
         (wanted("number 0", invalid, FieldInvalid, "start at 1"), Box::new(|batch| batch.order = Some(Order::Seq(0)))),
         (wanted("no number", invalid, FieldMissing, "seq"), Box::new(|batch| batch.order = None)),

@@ -352,7 +352,7 @@ impl Machine {
                 let Some(writer) = &entry.writer else {
                     return no(format!("operator {operator:?} has no workers: start them first"));
                 };
-                let knows = |member: &Member| member.knows(self.head.generation);
+                let knows = |member: &Member| member.knows(&self.head);
                 if !self.members.get(&operator, &writer.worker).is_some_and(knows) {
                     return no(format!("worker {:?} is not connected, or does not know its shards yet", writer.worker));
                 }

@@ -112,6 +112,7 @@ impl Machine {
             return;
         }
         let lease = lease_ms(&self.head);
+        let keeps_positions = spec::keeps_positions(self.head.spec.as_ref());
         for operator in self.members.operators() {
             let group: Vec<Member> = self.members.group(&operator).cloned().collect();
             let of_operator: Vec<_> = state.iter().filter(|state| state.operator == operator).cloned().collect();
@@ -119,7 +120,20 @@ impl Machine {
             let holders = plan::holders(&self.head, &operator);
             for member in &group {
                 let Some(connection) = member.connection else { continue };
-                let Some(index) = holders.iter().position(|join_id| *join_id == member.join_id) else { continue };
+                let Some(index) = holders.iter().position(|join_id| *join_id == member.join_id) else {
+                    if keeps_positions && member.holds() {
+                        // Others have its share now: it waits for another.
+                        let nothing = v1::Assignment {
+                            generation: self.head.generation,
+                            coordinator_epoch: self.head.coordinator_epoch,
+                            lease_ms: lease,
+                            ..Default::default()
+                        };
+                        self.members.told(&operator, &member.worker, &nothing);
+                        actions.push(Action::ToWorker(connection, ToWorker::Assignment(nothing)));
+                    }
+                    continue;
+                };
                 let Some(mut assignment) =
                     plan::worker_assignment(&self.head, member, &self.servers, self.granted_version)
                 else {
@@ -128,7 +142,9 @@ impl Machine {
                 assignment.lease_ms = lease;
                 assignment.index = index as u32;
                 assignment.workers = holders.len() as u32;
-                assignment.state = assign::worker_share(&of_operator, index, holders.len());
+                if !keeps_positions {
+                    assignment.state = assign::worker_share(&of_operator, index, holders.len());
+                }
                 if self.members.told(&operator, &member.worker, &assignment) {
                     actions.push(Action::ToWorker(connection, ToWorker::Assignment(assignment)));
                 }

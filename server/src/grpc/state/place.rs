@@ -1,6 +1,6 @@
 //! An address on its way to a shard, and what is said back of it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use forebay_proto::{
@@ -157,7 +157,8 @@ impl Place {
         let mut packed = OpsBuilder::new();
         ops.iter().for_each(|op| packed.push(op));
         let (caller, ops) = (self.caller, packed.finish());
-        let batch = Batch { caller, order, ops, barrier: None, durability, now_ms: 0, watermark_ms: None, committed };
+        let (barrier, watermark_ms, positions) = (None, None, HashMap::new());
+        let batch = Batch { caller, order, ops, barrier, durability, now_ms: 0, watermark_ms, positions, committed };
         let _room = self.budget.admit(batch.ops.arena.len() as u64).await;
         self.shard.ask(batch).await
     }

@@ -96,6 +96,7 @@ impl Core {
             lanes: self.lanes.records(),
             clock_ms: self.meta.clock_ms,
             watermark_ms: self.meta.watermark_ms,
+            positions: self.positions.to_wire(),
             ..Default::default()
         }
     }

@@ -51,7 +51,7 @@ impl Core {
             lane: lane.0.to_vec().into(),
             incarnation: self.rights.incarnation,
             progress: Some(self.progress(Some(lane))),
-            positions: Default::default(),
+            positions: self.positions.to_wire(),
         })
     }
 

@@ -168,6 +168,7 @@ mod tests {
             range: KeyGroupRange::new(0, 128).unwrap(),
             max_parallelism: MaxParallelism::DEFAULT,
             explicit: false,
+            recovery: v1::Recovery::Job,
             durability: v1::Durability::Wal,
             max_value_bytes: 1 << 20,
             max_lanes: 1,

@@ -10,6 +10,7 @@ use super::{
         meta::{self, Meta},
         ops::{self, Rows, WriteContext},
         place,
+        positions::Positions,
     },
     Batch, Core, Done, Order, Snapshot, at,
 };
@@ -30,6 +31,10 @@ impl Core {
         if batch.watermark_ms.is_some() && self.rights.access == v1::Access::Shared {
             let message = "a watermark is of a writer: the shard is shared, it has none";
             return Err(Refused::new(Reason::FieldInvalid, message));
+        }
+        if !batch.positions.is_empty() {
+            self.keeps_positions()?;
+            self.positions.check(&batch.positions)?;
         }
         let mut writes = std::mem::take(&mut self.writes);
         writes.clear();
@@ -82,6 +87,15 @@ impl Core {
         self.apply(batch, writes, meta, tables, lane, &verdicts)?;
         self.give_up_expired(batch.now_ms);
         Ok(verdicts)
+    }
+
+    fn keeps_positions(&self) -> Result<(), Refused> {
+        if self.identity.recovery == v1::Recovery::Shard && self.rights.access == v1::Access::Leased {
+            return Ok(());
+        }
+        let message = "the shard keeps no source positions: the job's recovery is not shard, or the operator is not \
+                       leased; positions are worker state then";
+        Err(Refused::new(Reason::FieldInvalid, message))
     }
 
     /// Turns operations into rows; has no effect on the shard.
@@ -138,9 +152,19 @@ impl Core {
         if let Order::PlainWrite(Some(id)) = &batch.order {
             self.requests.store(id, meta.clock_ms, verdicts, writes);
         }
+        let apart = seeded::is(Bug::PositionsOutsideTheWrite);
+        if !apart {
+            Positions::store(&batch.positions, writes);
+        }
         meta.store(writes);
         self.store(writes, batch.durability)?;
+        if apart {
+            writes.clear();
+            Positions::store(&batch.positions, writes);
+            self.store(writes, batch.durability)?;
+        }
         self.meta = meta;
+        self.positions.moved(&batch.positions);
         match (&batch.order, lane) {
             (_, Some((lane, seq, digest))) => self.lanes.applied(lane, seq, digest, verdicts, self.meta.clock_ms),
             (Order::PlainWrite(Some(id)), None) => self.requests.applied(id, self.meta.clock_ms, verdicts),

@@ -19,10 +19,8 @@ use super::{
     super::{
         core::{Frozen, none_completed},
         disk::ShardDir,
-        lanes::Lanes,
-        meta::{self, Meta},
+        meta::{Loaded, Meta},
         open::Origin,
-        requests::RequestIds,
         rescale::{self, Form, Part, Target},
         snapshot,
         states::States,
@@ -268,8 +266,7 @@ struct Looked {
 
 /// `names` are the identities of the files as the checkpoint names them.
 fn look(mut backend: Box<dyn Backend>, names: &BTreeMap<String, String>) -> storage::Result<Looked> {
-    let mut meta = Meta::default();
-    meta::load(backend.as_ref(), &mut meta, &mut Lanes::default(), &mut RequestIds::default())?;
+    let meta = Loaded::read(backend.as_ref())?.meta;
     let view = backend.view()?;
     let identified = |file: Span| Span { name: names.get(&file.name).cloned().unwrap_or_default(), ..file };
     let files = backend.files()?.map(|files| files.into_iter().map(identified).collect());

@@ -88,7 +88,12 @@ fn fill(backend: &mut dyn Backend, range: KeyGroupRange, logging: Logging) {
     let counters = Counters { appends: 1000 - u64::from(range.start()), writes: 10 };
     Meta { counters, clock_ms: 500 + start, watermark_ms: Some(start) }.store(&mut writes);
     requests::put(&format!("request-{start}"), 5, &[1], &mut writes);
+    Positions::store(&[position("all", 7), position(&format!("source-{start}"), start as u8)].into(), &mut writes);
     backend.write(&writes, logging).unwrap();
+}
+
+fn position(source: &str, at: u8) -> (String, bytes::Bytes) {
+    (source.to_owned(), vec![at].into())
 }
 
 /// A job's shards as snapshots in directories, and what they hold in all.
@@ -145,14 +150,39 @@ fn rescale(from: v1::Backend, to: v1::Backend, old: u32, new: u32, reform: impl 
         found.extend(mine);
         let sources = ranges(old).into_iter().filter(|part| part.intersection(range).is_some());
         let starts: Vec<u32> = sources.map(KeyGroupRange::start).collect();
-        let (mut meta, mut requests) = (Meta::default(), RequestIds::default());
-        meta::load(backend.as_ref(), &mut meta, &mut Lanes::default(), &mut requests).unwrap();
+        let Loaded { meta, requests, positions, .. } = Loaded::read(backend.as_ref()).unwrap();
         let (first, last) = (i64::from(starts[0]), i64::from(*starts.last().unwrap()));
         assert_eq!((meta.watermark_ms, meta.clock_ms), (Some(first), 500 + last));
         assert!(meta.counters.appends >= 1000 - u64::from(starts[0]));
         assert!(starts.iter().all(|start| requests.applied_with(&format!("request-{start}")).is_some()));
+        let own = starts.iter().map(|start| position(&format!("source-{start}"), *start as u8));
+        assert_eq!(positions.to_wire(), own.chain([position("all", 7)]).collect());
     }
     assert!(found == all, "{from:?} to {to:?}, {old} to {new}: {} of {} rows", found.len(), all.len());
+}
+
+#[test]
+fn shards_that_hold_a_source_up_to_different_positions_do_not_become_one() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut parts, _) = snapshots(kind, 2, dir.path());
+        let mut other = backends().open(kind, durability(kind), &parts[1].0, Origin::Restored).unwrap();
+        let mut writes = Writes::default();
+        Positions::store(&[position("all", 8)].into(), &mut writes);
+        other.write(&writes, logging(durability(kind))).unwrap();
+        let changed = dir.path().join("changed");
+        fs::create_dir(&changed).unwrap();
+        other.freeze().unwrap().write_files(&changed).unwrap();
+        parts[1].0 = changed;
+        let parts: Vec<_> =
+            parts.into_iter().map(|(dir, range)| Part { dir, range, form: Form::Files(kind) }).collect();
+        let (db, scratch) = (dir.path().join("db"), dir.path().join("scratch"));
+        fs::create_dir(&db).unwrap();
+        let (backends, durability) = (backends(), durability(kind));
+        let target = Target { backends, kind, durability, db: &db, scratch: &scratch };
+        let error = assemble(&target, &parts).err().unwrap().to_string();
+        assert!(error.contains("hold source \"all\" up to different positions"), "{error}");
+    }
 }
 
 #[test]

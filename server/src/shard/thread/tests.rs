@@ -91,6 +91,7 @@ fn core(backend: Counting, range: KeyGroupRange) -> Core {
         range,
         max_parallelism: MaxParallelism::DEFAULT,
         explicit: false,
+        recovery: v1::Recovery::Job,
         durability: v1::Durability::WalSync,
         max_value_bytes: 1 << 20,
         max_lanes: 1,
@@ -118,6 +119,7 @@ fn write() -> Batch {
         durability: v1::Durability::Unspecified,
         now_ms: 0,
         watermark_ms: None,
+        positions: Default::default(),
         committed: false,
     }
 }
