@@ -92,8 +92,8 @@ mod seeded {
     }
 
     #[test]
-    fn positions_outside_the_write_are_found() {
-        is_found(Bug::PositionsOutsideTheWrite);
+    fn positions_that_are_told_late_are_found() {
+        is_found(Bug::StalePositions);
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub enum Bug {
     VerdictLost = 11,
     /// A clear of a list leaves what its own batch wrote before.
     ClearBlindToBatch = 12,
-    /// Source positions are written behind the data instead of with it.
-    PositionsOutsideTheWrite = 13,
+    /// A shard tells the source positions that it had when it was opened.
+    StalePositions = 13,
     /// Whoever keeps a part of its shards goes on under its old epochs there.
     ShareKeepsEpochs = 14,
     /// Garbage: an object goes though a round that had begun may come to name it.
@@ -54,7 +54,7 @@ impl Bug {
         Self::DuplicateBeforeDurable,
         Self::BarrierAheadOfRefusedBatch,
         Self::PartialRewind,
-        Self::PositionsOutsideTheWrite,
+        Self::StalePositions,
         Self::ShareKeepsEpochs,
     ];
 

@@ -319,4 +319,24 @@ mod tests {
         };
         assert_eq!(reason(memory_with_log), Reason::SettingsConflict);
     }
+
+    #[test]
+    fn positions_are_kept_in_shards_only_where_they_tell_what_a_shard_contains() {
+        let with = |change: fn(&mut v1::JobSpec)| {
+            let mut spec = v1::JobSpec { backend: v1::Backend::Memory.into(), ..spec() };
+            spec.set_recovery(v1::Recovery::Shard);
+            change(&mut spec);
+            complete(spec).map(|spec| spec.recovery()).map_err(|refused| refused.reason)
+        };
+        assert_eq!(with(|_| {}), Ok(v1::Recovery::Shard));
+        assert_eq!(
+            with(|spec| spec.checkpoints.get_or_insert_default().unaligned = true),
+            Err(Reason::SettingsConflict)
+        );
+        let behind = |spec: &mut v1::JobSpec| {
+            spec.operators[0].source = true;
+            spec.operators.push(v1::Operator { name: "behind".into(), ..Default::default() });
+        };
+        assert_eq!(with(behind), Err(Reason::SettingsConflict));
+    }
 }

@@ -26,6 +26,9 @@ const WHOLE: BatchLimits = BatchLimits { ops_max: usize::MAX, bytes: usize::MAX,
 const UNSENT_BYTES_MAX: usize = 16 << 20;
 const UNSENT_ENTRIES_MAX: usize = 1 << 17;
 
+/// Per shard that a source may touch: its number, and what it held of the source when it was leased.
+pub(crate) type Found = Vec<(usize, Option<Bytes>)>;
+
 /// What a session keeps of the sources.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -71,8 +74,8 @@ impl Session {
         Ok(())
     }
 
-    /// Makes a source known: its number, and per shard that it may touch what that held when it was leased.
-    pub(crate) fn source(&self, name: &str, shard: Option<usize>) -> Result<(usize, Vec<(usize, Option<Bytes>)>)> {
+    /// Makes a source known, and returns its number with what was found of it.
+    pub(crate) fn source(&self, name: &str, shard: Option<usize>) -> Result<(usize, Found)> {
         let Some(kept) = &self.kept else {
             let message =
                 "the job's recovery is job: positions are worker state (or create the job with recovery: shard)";

@@ -25,6 +25,8 @@ async fn a_job_is_created_listed_described_and_deleted() {
         "30s",
         "--partitioner",
         "murmur3",
+        "--recovery",
+        "shard",
     ];
     let created = ctl.json(&create).await;
     assert_eq!((&created["created"], &created["checkpoint_interval_ms"]), (&json!(true), &json!(30_000)));
@@ -45,7 +47,7 @@ async fn a_job_is_created_listed_described_and_deleted() {
     assert_eq!((&list["jobs"][0]["name"], &list["jobs"][0]["shards"]), (&json!("shop"), &json!(10)));
 
     let described = ctl.text(&["job", "describe", "shop"]).await;
-    for part in ["interval:        30s", "max parallelism: 64", "carts     shared  2"] {
+    for part in ["interval:        30s", "recovery:        shard", "max parallelism: 64", "carts     shared  2"] {
         assert!(described.contains(part), "{part}: {described}");
     }
     let described = ctl.json(&["job", "describe", "shop"]).await;

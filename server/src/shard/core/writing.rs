@@ -152,19 +152,13 @@ impl Core {
         if let Order::PlainWrite(Some(id)) = &batch.order {
             self.requests.store(id, meta.clock_ms, verdicts, writes);
         }
-        let apart = seeded::is(Bug::PositionsOutsideTheWrite);
-        if !apart {
-            Positions::store(&batch.positions, writes);
-        }
+        Positions::store(&batch.positions, writes);
         meta.store(writes);
         self.store(writes, batch.durability)?;
-        if apart {
-            writes.clear();
-            Positions::store(&batch.positions, writes);
-            self.store(writes, batch.durability)?;
-        }
         self.meta = meta;
-        self.positions.moved(&batch.positions);
+        if !seeded::is(Bug::StalePositions) {
+            self.positions.moved(&batch.positions);
+        }
         match (&batch.order, lane) {
             (_, Some((lane, seq, digest))) => self.lanes.applied(lane, seq, digest, verdicts, self.meta.clock_ms),
             (Order::PlainWrite(Some(id)), None) => self.requests.applied(id, self.meta.clock_ms, verdicts),

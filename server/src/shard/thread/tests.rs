@@ -124,6 +124,21 @@ fn write() -> Batch {
     }
 }
 
+#[test]
+fn a_shard_that_keeps_no_positions_refuses_them() {
+    let backend = Counting {
+        rows: MemoryBackend::new(),
+        begin: Mutex::new(None),
+        syncs: Arc::default(),
+        answered: Arc::default(),
+    };
+    let mut core = core(backend, KeyGroupRange::new(0, 128).unwrap());
+    let batch = Batch { positions: [("file".to_owned(), vec![1].into())].into(), ..write() };
+    let refused = core.batch(&batch, Moment { wall_ms: 1, lease: true }).unwrap_err();
+    assert_eq!(refused.reason, v1::ErrorReason::FieldInvalid);
+    assert!(refused.message.contains("recovery is not shard"), "{}", refused.message);
+}
+
 #[tokio::test]
 async fn batches_that_wait_together_are_synced_together_before_any_is_answered() {
     let (syncs, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
