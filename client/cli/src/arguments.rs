@@ -6,7 +6,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    bench, checkpoint, connection::Connection, cost, garbage, job, output::Format, restore, savepoint, snapshot, state,
+    bench, checkpoint, connection::Connection, cost, explain, garbage, job, output::Format, restore, savepoint,
+    snapshot, state,
 };
 
 const EXIT_CODES: &str = "\
@@ -90,6 +91,8 @@ pub enum Command {
         #[command(subcommand)]
         command: Servers,
     },
+    /// Tell what an error means and what to do about it.
+    Explain(explain::Explain),
     /// Print the completions of a shell, such as `source <(forebayctl completion bash)`.
     Completion {
         /// The shell.
@@ -138,19 +141,16 @@ pub struct Within {
 }
 
 impl Arguments {
-    /// Returns the connection to the cluster; `None` for commands that need none.
-    pub fn connection(&self) -> Option<Connection> {
-        let needed = !matches!(self.command, Command::Completion { .. });
-        needed.then(|| Connection::new(&self.server, self.timeout))
+    /// Returns the connection to the cluster, which is made with the first call.
+    pub fn connection(&self) -> Connection {
+        Connection::new(&self.server, self.timeout)
     }
 }
 
-/// Returns the completions that were asked for.
-pub fn completion(command: &Command) -> String {
+/// Returns the completions of a shell.
+pub fn completion(shell: Shell) -> String {
     let mut script = Vec::new();
-    if let Command::Completion { shell } = command {
-        clap_complete::generate(*shell, &mut Arguments::command(), "forebayctl", &mut script);
-    }
+    clap_complete::generate(shell, &mut Arguments::command(), "forebayctl", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn every_shell_is_completed() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            assert!(completion(&Command::Completion { shell }).contains("checkpoint"), "{shell}");
+            assert!(completion(shell).contains("checkpoint"), "{shell}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod cluster;
 mod connection;
 mod cost;
 mod diff;
+mod explain;
 mod failure;
 mod garbage;
 mod job;
@@ -35,13 +36,15 @@ use output::Answer;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Some(connection) = arguments.connection() else {
-        return print(&arguments::completion(&arguments.command), ExitCode::SUCCESS);
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let answer = match runtime {
-        Ok(runtime) => runtime.block_on(run(&connection, arguments.command)),
-        Err(error) => Err(Failure::Local(format!("cannot start: {error}"))),
+    let connection = arguments.connection();
+    let answer = match arguments.command {
+        Command::Completion { shell } => return print(&arguments::completion(shell), ExitCode::SUCCESS),
+        Command::Explain(explain) => explain.answer(),
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let cannot = |error| Failure::Local(format!("cannot start: {error}"));
+            runtime.map_err(cannot).and_then(|runtime| runtime.block_on(run(&connection, command)))
+        }
     };
     match answer {
         Ok(answer) => {
@@ -73,7 +76,8 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
         Command::Status => cluster::status(connection).await,
         Command::Shards { command: arguments::Shards::List { job } } => cluster::shards(connection, job).await,
         Command::Servers { command: arguments::Servers::List } => cluster::servers(connection).await,
-        Command::Completion { .. } => Ok(Answer::default()),
+        // These ask nobody.
+        Command::Completion { .. } | Command::Explain(_) => Ok(Answer::default()),
     }
 }
 

@@ -82,7 +82,8 @@ fn lay_out<'a, R: IntoIterator<Item = String>>(
 }
 
 /// Lays named facts out one a line.
-pub fn facts<const N: usize>(facts: [(&str, String); N]) -> String {
+pub fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let facts: Vec<_> = facts.into_iter().collect();
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default() + 2;
     facts.into_iter().map(|(name, value)| format!("{:<width$}{value}", format!("{name}:")) + "\n").collect()
 }

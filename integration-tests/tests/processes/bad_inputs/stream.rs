@@ -152,7 +152,7 @@ async fn a_wrong_batch_is_refused_by_name_and_changes_nothing() {
             Box::new(|batch| batch.watermark_ms = Some(1)),
         ),
         (
-            wanted("positions", Code::Unimplemented, Unsupported, "positions"),
+            wanted("positions of a shared operator", invalid, FieldInvalid, "keeps no source positions"),
             Box::new(|batch| batch.positions = HashMap::from([("source".to_owned(), Bytes::from_static(b"7"))])),
         ),
         (

@@ -92,6 +92,17 @@ async fn the_cluster_is_shown() {
 }
 
 #[tokio::test]
+async fn errors_are_explained_without_a_server() {
+    let nobody = "http://127.0.0.1:1";
+    let all = super::ctl::run(nobody, &["explain"]).await;
+    assert!(all.code == 0 && all.stdout.lines().count() > 50 && all.stdout.contains("SHARD_RESTORING"), "{all:?}");
+    let one = super::ctl::run(nobody, &["explain", "not-leased", "-o", "json"]).await;
+    assert!(one.code == 0 && one.stdout.contains("\"code\": \"FAILED_PRECONDITION\""), "{one:?}");
+    let none = super::ctl::run(nobody, &["explain", "NOT_LEASD"]).await;
+    assert!(none.code == 2 && none.stderr.contains("is NOT_LEASED meant?") && none.stdout.is_empty(), "{none:?}");
+}
+
+#[tokio::test]
 async fn completions_need_no_server() {
     for shell in ["bash", "zsh", "fish"] {
         let said = super::ctl::run("http://127.0.0.1:1", &["completion", shell]).await;
