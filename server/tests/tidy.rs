@@ -70,7 +70,7 @@ const IMPURE: [&str; 8] =
 
 fn root() -> PathBuf {
     // Tests run in their package's folder. The one it was compiled in may be another: builds share a cache.
-    PathBuf::from("src")
+    std::env::current_dir().unwrap().join("src")
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
