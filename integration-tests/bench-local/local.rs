@@ -9,8 +9,8 @@ use forebay_proto::packed::Ops;
 
 use crate::{Side, work::Work};
 
-/// Records between two looks at the clock.
-const CLOCK: usize = 16;
+/// Records between two looks for what has been unsent for long.
+const FLUSHED_AFTER: usize = 16 * 1024;
 /// The SDK's: how long a write may stay unsent, and how large a batch becomes.
 const DELAY_MS: u64 = 1_000;
 const LIMITS: BatchLimits = BatchLimits { ops_max: 1024, bytes: 256 << 10, batches_max: usize::MAX };
@@ -43,39 +43,32 @@ impl Local {
 impl Side for Local {
     fn measure(&mut self, work: &Work<'_>) -> Result<f64> {
         let rows = self.embedded.table()?;
-        let (begun, mut records) = (Instant::now(), 0);
-        for keys in work.draws.chunks(CLOCK).cycle() {
-            if begun.elapsed() >= work.duration {
-                break;
+        let begun = Instant::now();
+        let Self { cache, counts, started, .. } = self;
+        let mut done = 0;
+        let records = work.each(begun, |index| {
+            let (key, count) = (work.data.key(index), &mut counts[index as usize]);
+            let check = |value: Option<&[u8]>| work.data.check_update(index, value, *count);
+            let Some(cache) = cache else {
+                rows.get(key, check)?;
+                *count += 1;
+                return rows.put(key, &work.data.value(index, *count));
+            };
+            read_through(cache, &rows, key, check)?;
+            *count += 1;
+            let value = work.data.value(index, *count);
+            cache.value_put(at(key), Some(&value), started.elapsed().as_millis() as u64);
+            if cache.wants_flush() {
+                flush(cache, &rows, u64::MAX)?;
             }
-            for &index in keys {
-                let (key, count) = (work.data.key(index), &mut self.counts[index as usize]);
-                let check = |value: Option<&[u8]>| work.data.check_update(index, value, *count);
-                match &mut self.cache {
-                    Some(cache) => {
-                        read_through(cache, &rows, key, check)?;
-                        *count += 1;
-                        let value = work.data.value(index, *count);
-                        cache.value_put(at(key), Some(&value), self.started.elapsed().as_millis() as u64);
-                        if cache.wants_flush() {
-                            flush(cache, &rows, u64::MAX)?;
-                        }
-                    }
-                    None => {
-                        rows.get(key, check)?;
-                        *count += 1;
-                        rows.put(key, &work.data.value(index, *count))?;
-                    }
-                }
-            }
-            records += keys.len();
-            if let Some(cache) = &mut self.cache
-                && records % (CLOCK * 1024) == 0
-                && let Some(until_ms) = (self.started.elapsed().as_millis() as u64).checked_sub(DELAY_MS)
+            done += 1;
+            if done % FLUSHED_AFTER == 0
+                && let Some(until_ms) = (started.elapsed().as_millis() as u64).checked_sub(DELAY_MS)
             {
                 flush(cache, &rows, until_ms)?;
             }
-        }
+            Ok(())
+        })?;
         if let Some(cache) = &mut self.cache {
             flush(cache, &rows, u64::MAX)?;
         }

@@ -7,9 +7,6 @@ use hashbrown::HashMap;
 
 use crate::{Side, work::Work};
 
-/// Records between two looks at the clock.
-const CLOCK: usize = 16;
-
 /// A loop with its own map.
 pub struct Map {
     values: HashMap<Box<[u8]>, Box<[u8]>>,
@@ -27,21 +24,17 @@ impl Map {
 
 impl Side for Map {
     fn measure(&mut self, work: &Work<'_>) -> Result<f64> {
-        let (begun, mut records) = (Instant::now(), 0);
-        for keys in work.draws.chunks(CLOCK).cycle() {
-            if begun.elapsed() >= work.duration {
-                break;
-            }
-            for &index in keys {
-                // Read, then written: two looks, as a state's two operations are.
-                let (key, count) = (work.data.key(index), &mut self.counts[index as usize]);
-                work.data.check_update(index, self.values.get(key).map(|value| &value[..]), *count)?;
-                *count += 1;
-                let value = self.values.get_mut(key).context("every key is there")?;
-                value.copy_from_slice(&work.data.value(index, *count));
-            }
-            records += keys.len();
-        }
+        let begun = Instant::now();
+        let Self { values, counts } = self;
+        let records = work.each(begun, |index| {
+            // Read, then written: two looks, as a state's two operations are.
+            let (key, count) = (work.data.key(index), &mut counts[index as usize]);
+            work.data.check_update(index, values.get(key).map(|value| &value[..]), *count)?;
+            *count += 1;
+            let value = values.get_mut(key).context("every key is there")?;
+            value.copy_from_slice(&work.data.value(index, *count));
+            Ok(())
+        })?;
         Ok(records as f64 / begun.elapsed().as_secs_f64())
     }
 }

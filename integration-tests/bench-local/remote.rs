@@ -11,14 +11,12 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     Side,
     delay::Delay,
-    work::{Keys, Work},
+    work::{CLOCK, Keys, Work},
 };
 
 /// As many as there are cores to serve them.
 const SHARDS: u32 = 2;
 const VALUES: Value<Bytes, Bytes> = Value::new("state");
-/// Records between two looks at the clock.
-const CLOCK: usize = 16;
 const CHECKPOINTS: Duration = Duration::from_secs(10);
 /// What the proxy adds in each direction.
 const DELAY: Duration = Duration::from_micros(250);

@@ -1,7 +1,8 @@
 //! What is done: which keys come, how many, and how large the caches are.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use forebay_integration_tests::bench::{
     data::{Data, KEY_BYTES, Random, VALUE_BYTES},
     rows::NO_TARGET,
@@ -9,6 +10,8 @@ use forebay_integration_tests::bench::{
 
 /// Draws that are prepared, so that drawing costs the measurement nothing.
 const DRAWS: usize = 1 << 21;
+/// Records between two looks at the clock.
+pub const CLOCK: usize = 16;
 /// What an entry of the SDK's cache takes beside key and value (`cache.rs`): bookkeeping, and the address's head.
 const ENTRY_BYTES: usize = 192 + 8;
 /// The exponent of YCSB's zipfian workloads.
@@ -88,6 +91,19 @@ impl<'a> Work<'a> {
             Keys::Hot | Keys::Cold => (0..DRAWS).map(|_| random.below(count)).collect(),
         };
         Self { data, keys, count, draws, duration }
+    }
+
+    /// Does all records that come within the time of the measurement; returns how many they were.
+    pub fn each(&self, begun: Instant, mut record: impl FnMut(u32) -> Result<()>) -> Result<usize> {
+        let mut records = 0;
+        for keys in self.draws.chunks(CLOCK).cycle() {
+            if begun.elapsed() >= self.duration {
+                break;
+            }
+            keys.iter().try_for_each(|index| record(*index))?;
+            records += keys.len();
+        }
+        Ok(records)
     }
 
     /// Bytes of the SDK's cache: all keys of the hot scene fit, and one in ten of the others.

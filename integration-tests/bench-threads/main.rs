@@ -83,7 +83,7 @@ fn main() -> Result<()> {
 }
 
 fn measure(runtime: &tokio::runtime::Runtime, ready: &Ready, way: Way, duration: Duration) -> Result<Found> {
-    let (operations, seconds, mut latencies) = runtime.block_on(ready.run(way, duration))?;
-    let microseconds: Vec<_> = latencies.drain(..).map(|latency| latency.as_secs_f64() * 1e6).collect();
+    let (operations, seconds, latencies) = runtime.block_on(ready.run(way, duration))?;
+    let microseconds: Vec<_> = latencies.into_iter().map(|latency| latency.as_secs_f64() * 1e6).collect();
     Ok(Found { ops_per_second: operations as f64 / seconds, p99_us: percentile(&microseconds, 99) })
 }

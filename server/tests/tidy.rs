@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 34] = [
+const PURE: [&str; 35] = [
     "shard/core.rs",
     "shard/core/freezing.rs",
     "shard/core/opening.rs",
@@ -63,6 +63,7 @@ const PURE: [&str; 34] = [
     "coordinator/retention.rs",
     "coordinator/round.rs",
     "coordinator/spec.rs",
+    "coordinator/wanted.rs",
 ];
 
 const IMPURE: [&str; 8] =

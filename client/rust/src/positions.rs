@@ -47,9 +47,9 @@ impl Positions {
 
     /// Per shard that a source may touch: its number, and what it held of the source when it was leased.
     pub fn found(&self, source: usize) -> impl Iterator<Item = (usize, Option<&Bytes>)> {
-        let Source { name, shard, .. } = &self.sources[source];
-        let of_source = self.found.iter().enumerate().filter(move |(index, _)| shard.is_none_or(|only| only == *index));
-        of_source.map(move |(index, found)| (index, found.get(name)))
+        let source = &self.sources[source];
+        let touched = self.found.iter().enumerate().filter(|(shard, _)| source.touches(*shard));
+        touched.map(|(shard, found)| (shard, found.get(&source.name)))
     }
 
     /// Moves a source. `reached` tells of a shard that held something whether that is no more than this position.
@@ -63,9 +63,9 @@ impl Positions {
         source.position = Some(Bytes::copy_from_slice(position));
     }
 
-    /// True if no source has moved yet.
-    pub fn is_unmoved(&self) -> bool {
-        self.changes == 0
+    /// True if no source that may touch a shard has moved yet.
+    pub fn is_unmoved(&self, shard: usize) -> bool {
+        !self.sources.iter().any(|source| source.changed > 0 && source.touches(shard))
     }
 
     /// True if a shard has yet to be told of some move.
@@ -83,7 +83,11 @@ impl Positions {
 
 impl Source {
     fn is_due(&self, shard: usize, since: u64) -> bool {
-        self.changed > since && !self.ahead[shard] && self.shard.is_none_or(|only| only == shard)
+        self.changed > since && !self.ahead[shard] && self.touches(shard)
+    }
+
+    fn touches(&self, shard: usize) -> bool {
+        self.shard.is_none_or(|only| only == shard)
     }
 }
 
@@ -99,7 +103,9 @@ mod tests {
     fn each_shard_is_told_of_moves_once() {
         let mut positions = Positions::new(vec![HashMap::new(), HashMap::new()]);
         let (a, b) = (positions.source("a", None).unwrap(), positions.source("b", Some(1)).unwrap());
-        assert!(positions.is_unmoved() && !positions.is_due(0));
+        assert!(positions.is_unmoved(0) && positions.is_unmoved(1) && !positions.is_due(0));
+        positions.advance(b, &[6], |_| true);
+        assert!(positions.is_unmoved(0) && !positions.is_unmoved(1), "the other one is for shard 1 alone");
         positions.advance(a, &[1], |_| true);
         positions.advance(b, &[7], |_| true);
         assert_eq!(positions.take(0), found(&[("a", 1)]));

@@ -36,6 +36,7 @@ use crate::{
     clock::coarse_ms,
     error::{Error, Result},
     expiry::Touches,
+    lane::Write,
     lease::Lease,
     routing::Table,
     shard_lane::LaneHandle,
@@ -344,7 +345,8 @@ impl Session {
             // Behind the last operations of the shard.
             let last = batches.peek().is_none_or(|(next, _)| *next != shard);
             let watermark_ms = if last { self.take_watermark(shard) } else { None };
-            self.lanes[shard].write_behind(Some(ops), watermark_ms, HashMap::new(), &self.backlog);
+            let write = Write { ops: Some(ops), watermark_ms, ..Write::default() };
+            self.lanes[shard].write_behind(write, &self.backlog);
         }
     }
 

@@ -96,19 +96,12 @@ impl LaneHandle {
         Reply(outcome)
     }
 
-    /// Sends operations, and a watermark behind them, for which nobody waits; the backlog is told of their end.
-    pub(crate) fn write_behind(
-        &self,
-        ops: Option<v1::PackedOps>,
-        watermark_ms: Option<i64>,
-        positions: HashMap<String, bytes::Bytes>,
-        backlog: &Arc<Backlog>,
-    ) {
-        let bytes = ops.as_ref().map_or(0, |ops| ops.arena.len());
+    /// Sends a write batch of this moment for which nobody waits; the backlog is told of its end.
+    pub(crate) fn write_behind(&self, write: Write, backlog: &Arc<Backlog>) {
+        let bytes = write.ops.as_ref().map_or(0, |ops| ops.arena.len());
         backlog.add(bytes);
         self.cell.change(|state| {
-            let write = Write { ops, watermark_ms, positions, now_ms: now_ms(), ..Write::default() };
-            let ticket = state.lane.write(write);
+            let ticket = state.lane.write(Write { now_ms: now_ms(), ..write });
             state.waiters.insert(ticket, Waiter::Behind(backlog.clone(), bytes));
             state.lane.settle_if_ended()
         });

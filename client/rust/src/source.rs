@@ -47,31 +47,25 @@ pub struct Source<P: Stored> {
 
 impl<P: Stored<Value: PartialOrd + Clone>> Source<P> {
     pub(crate) fn open(session: &SessionRef, name: &str, key_group: Option<u32>) -> Result<Self> {
-        let shard = match key_group {
-            Some(group) => {
-                let shard = u16::try_from(group).ok().map(|group| session.0.shard_of(group)).transpose()?;
-                Some(shard.ok_or_else(|| {
-                    Error::call(ErrorReason::KeyGroupOutOfRange, format!("there is no key group {group}"))
-                })?)
-            }
-            None => None,
+        let shard_of = |group: u32| {
+            let too_large = |_| {
+                let message = format!("key group {group} is above any: a job has at most 32,768");
+                Error::call(ErrorReason::KeyGroupOutOfRange, message)
+            };
+            session.0.shard_of(u16::try_from(group).map_err(too_large)?)
         };
+        let shard = key_group.map(shard_of).transpose()?;
         let (number, found) = session.0.source(name, shard)?;
-        let read = |bytes: Option<bytes::Bytes>| bytes.map(|bytes| P::read(&bytes)).transpose();
-        let codec = |source| Error::Codec { state: format!("source {name}"), source };
         let mut by_shard: Vec<Option<P::Value>> = Vec::new();
-        let mut least: Option<Option<P::Value>> = None;
-        for (shard, bytes) in found {
-            let position = read(bytes).map_err(codec)?;
-            least = Some(match least {
-                // Where a shard holds nothing, reading begins at the source's start.
-                Some(least) if is_at_most(least.as_ref(), position.as_ref()) => least,
-                _ => position.clone(),
-            });
-            by_shard.resize_with(by_shard.len().max(shard + 1), || None);
-            by_shard[shard] = position;
+        for (shard, bytes) in &found {
+            let position = bytes.as_ref().map(|bytes| P::read(bytes)).transpose();
+            by_shard.resize_with(shard + 1, || None);
+            by_shard[*shard] = position.map_err(|source| Error::Codec { state: format!("source {name}"), source })?;
         }
-        let (session, name, position) = (session.clone(), name.to_owned(), least.flatten());
+        // Where a shard holds nothing, reading begins at the source's start.
+        let touched = found.iter().map(|(shard, _)| by_shard[*shard].as_ref());
+        let least = touched.reduce(|one, other| if is_at_most(one, other) { one } else { other });
+        let (session, name, position) = (session.clone(), name.to_owned(), least.flatten().cloned());
         Ok(Self { session, name, number, found: by_shard, position, codec: PhantomData })
     }
 

@@ -8,8 +8,8 @@ use forebay_server::{
     checkpoint::manifest,
     coordinator::{
         machine::{Action, Connection, Event, Machine, Now},
-        plan,
         round::Id,
+        wanted,
     },
 };
 use v1::{
@@ -102,7 +102,7 @@ impl Coordinator {
             job_uid: head.job_uid.clone(),
             generation: head.generation,
             version: head.version,
-            routes: head.shards.iter().map(|entry| plan::route(head, entry, machine.servers())).collect(),
+            routes: head.shards.iter().map(|entry| wanted::route(entry, machine.servers())).collect(),
             ..Default::default()
         })
     }

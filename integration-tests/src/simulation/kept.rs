@@ -12,7 +12,7 @@ use forebay_proto::v1;
 
 use super::{
     env::Env,
-    session::{Session, Waiter},
+    session::{Session, Waiter, home},
 };
 
 const WHOLE: BatchLimits = BatchLimits { ops_max: usize::MAX, bytes: usize::MAX, batches_max: usize::MAX };
@@ -47,8 +47,8 @@ impl Session {
         let mut positions = Positions::new(self.lanes.all.iter().map(|it| it.lane.positions().clone()).collect());
         let mut sources = BTreeMap::new();
         for (partition, at) in &mut self.positions {
-            let shards = shards(env, *partition);
-            let only = self.lanes.all.iter().position(|driven| !env.settings.spread && Some(driven.place.1) == shards);
+            let home = home(env, *partition);
+            let only = self.lanes.all.iter().position(|driven| !env.settings.spread && Some(driven.place.1) == home);
             let Some(number) = positions.source(&source(*partition), only) else { continue };
             let held =
                 |(shard, found): (usize, Option<&bytes::Bytes>)| (shard, found.and_then(|it| parse(it)).unwrap_or(0));
@@ -100,11 +100,4 @@ impl Session {
             }
         }
     }
-}
-
-/// Start of the range that a partition belongs to.
-fn shards(env: &Env, partition: u32) -> Option<u32> {
-    let mut starts: Vec<_> = env.store.head.shards.iter().map(|entry| entry.start).collect();
-    starts.sort_unstable();
-    starts.get(partition as usize).copied()
 }

@@ -275,11 +275,9 @@ impl Session {
 
 /// Each worker reads the partitions that belong to its shards, or, if they go everywhere, all.
 fn positions(env: &mut Env, lanes: &Lanes, assignment: &v1::Assignment) -> BTreeMap<u32, u64> {
-    let mut starts: Vec<_> = env.store.head.shards.iter().map(|entry| entry.start).collect();
-    starts.sort_unstable();
     let mine = |partition: &u32| {
-        let start = starts.get(*partition as usize);
-        lanes.all.iter().any(|driven| env.settings.spread || Some(&driven.place.1) == start)
+        let home = home(env, *partition);
+        lanes.all.iter().any(|driven| env.settings.spread || Some(driven.place.1) == home)
     };
     let elements = assignment.state.iter().flat_map(|list| &list.elements);
     let known: BTreeMap<u32, u64> = elements.filter_map(|element| input::parse_element(element)).collect();
@@ -289,6 +287,13 @@ fn positions(env: &mut Env, lanes: &Lanes, assignment: &v1::Assignment) -> BTree
         env.oracle.wrong(format!("checkpoint {} has lost positions", assignment.restored_checkpoint));
     }
     positions.into_iter().map(|(partition, offset)| (partition, offset.unwrap_or(0))).collect()
+}
+
+/// Start of the range that a partition belongs to.
+pub fn home(env: &Env, partition: u32) -> Option<u32> {
+    let mut starts: Vec<_> = env.store.head.shards.iter().map(|entry| entry.start).collect();
+    starts.sort_unstable();
+    starts.get(partition as usize).copied()
 }
 
 /// Wakes a session after a while.

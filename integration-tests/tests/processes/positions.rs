@@ -296,6 +296,10 @@ async fn half_of_a_record_is_never_sent_and_what_would_need_it_is_refused() {
     assert!(source.contains(b"a", &1).unwrap() && !source.contains(b"a", &2).unwrap());
     assert_eq!(assigned.source::<U64>("other").unwrap().position(), None);
     refused(&assigned.source_in::<U64>(3, "file").unwrap_err(), ErrorReason::FieldInvalid, "for all of them");
+    assigned.open(&SUM).unwrap().add("a", &1).await.unwrap();
+    source.advance(&2).unwrap();
+    assert!(next.finish(WorkerState::new).await.unwrap() > 0);
+    assert_eq!(forebay.api().describe("job").await.unwrap().rewinds, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,10 +4,12 @@
 
 mod vectors;
 
-use std::{fs, io, path::Path};
+use std::{env, fs, io, path::Path};
 
 fn main() -> io::Result<()> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    // As cargo tells it now: the one this was compiled in may be another checkout.
+    let package = env::var_os("CARGO_MANIFEST_DIR").ok_or_else(|| io::Error::other("run it by cargo"))?;
+    let directory = Path::new(&package).join("testdata");
     fs::create_dir_all(&directory)?;
     for (name, file) in vectors::all() {
         let mut text = String::from("{\n");

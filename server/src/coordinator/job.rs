@@ -23,7 +23,7 @@ use super::{
     garbage,
     head::{Deposed, HeadFile},
     machine::{Action, Answer, Connection, Event, Machine, Now, Token},
-    plan,
+    wanted,
 };
 use crate::{
     checkpoint::{copy, found, layout, manifest, objects::SharedStore, stores::Stores},
@@ -335,7 +335,7 @@ async fn finish(
 impl Seen {
     fn of(machine: &Machine) -> Self {
         let head = machine.head().clone();
-        let routes = head.shards.iter().map(|entry| plan::route(&head, entry, machine.servers())).collect();
+        let routes = head.shards.iter().map(|entry| wanted::route(entry, machine.servers())).collect();
         let spec = head.spec.clone().unwrap_or_default();
         let routing = v1::Routing {
             job_uid: head.job_uid.clone(),
@@ -347,7 +347,7 @@ impl Seen {
         };
         let info = |entry: &v1::ShardEntry| {
             let server = machine.servers().get(&entry.server);
-            let said = server.and_then(|server| plan::applied(server, entry));
+            let said = server.and_then(|server| wanted::applied(server, entry));
             v1::ShardInfo {
                 entry: Some(entry.clone()),
                 address: server.map(|server| server.address.clone()).unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use forebay_proto::{reason::Refused, v1};
 use v1::ErrorReason as Reason;
 
-use super::machine::Connection;
+use super::{machine::Connection, wanted};
 
 /// Joinings that are over and remembered: enough for those that were paused and do not know it yet.
 const OVER_MAX: usize = 256;
@@ -30,17 +30,13 @@ impl Member {
     /// True if it is connected and was told what a head grants it: only then can it take a barrier.
     pub fn knows(&self, head: &v1::JobHead) -> bool {
         let Some(told) = self.told.as_ref().filter(|told| told.generation == head.generation) else { return false };
-        let mine = |entry: &&v1::ShardEntry| {
-            let writer = entry.writer.as_ref();
-            entry.operator == self.operator && writer.is_some_and(|writer| writer.join_id == self.join_id)
-        };
         let is = |entry: &v1::ShardEntry| {
             told.shards.iter().any(|shard| {
                 let range = shard.route.as_ref().map(|route| (route.start, route.end));
                 range == Some((entry.start, entry.end)) && shard.writer_epoch == entry.writer_epoch
             })
         };
-        self.connection.is_some() && head.shards.iter().filter(mine).all(is)
+        self.connection.is_some() && wanted::granted(head, &self.operator, &self.join_id).all(is)
     }
 
     /// True if it believes that it holds something.

@@ -26,6 +26,7 @@ pub mod round;
 pub mod servers;
 pub mod spec;
 pub mod verify;
+pub mod wanted;
 
 mod deleted;
 mod handle;

@@ -15,9 +15,9 @@ pub const PREFIX: u8 = b'p';
 /// Bytes of a source's name.
 const SOURCE_BYTES: std::ops::RangeInclusive<usize> = 1..=255;
 /// Bytes of a position: an offset, or the name of a file and an offset.
-const POSITION_BYTES_MAX: usize = 4096;
-/// Sources that a shard knows positions of.
-const SOURCES_MAX: usize = 65_536;
+const POSITION_BYTES_MAX: usize = 1024;
+/// Sources that a shard knows positions of. A new lane is told all of them in one message.
+const SOURCES_MAX: usize = 16_384;
 
 /// The positions of a shard, by source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,8 +110,8 @@ mod tests {
         let refused = |given| Positions::default().check(&given).unwrap_err().message;
         assert!(refused(given(String::new(), 1)).contains("has 0 bytes"));
         assert!(refused(given("s".repeat(256), 1)).contains("256 bytes"));
-        assert!(refused(given("s".into(), 4097)).contains("source \"s\" has 4097 bytes"));
-        assert_eq!(Positions::default().check(&given("s".repeat(255), 4096)), Ok(()));
+        assert!(refused(given("s".into(), 1025)).contains("source \"s\" has 1025 bytes"));
+        assert_eq!(Positions::default().check(&given("s".repeat(255), 1024)), Ok(()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Operations past the cache: behind the unsent writes of what they are about, and ahead of later ones.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use forebay_proto::{
     packed::{AnswerRef, Answers, Op, OpsBuilder},
@@ -11,6 +11,7 @@ use super::{BATCH_LIMITS, Outstanding, Session, malformed, reads::answers};
 use crate::{
     cache::{At, Cache, Reading},
     error::{Error, Result},
+    lane::Write,
     shard_lane::Reply,
 };
 
@@ -150,7 +151,7 @@ impl Session {
     fn send_unsent_of(&self, cache: &mut Cache, addresses: &[At<'_>]) -> bool {
         let unsent = cache.take_unsent_of(addresses, BATCH_LIMITS);
         for (shard, ops) in unsent.batches {
-            self.lanes[shard].write_behind(Some(ops), None, HashMap::new(), &self.backlog);
+            self.lanes[shard].write_behind(Write { ops: Some(ops), ..Write::default() }, &self.backlog);
         }
         unsent.blocked
     }
@@ -171,7 +172,7 @@ impl Session {
                     if free && let Some(ops) = ops.take() {
                         self.send_unsent_of(&mut cache, addresses);
                         addresses.iter().for_each(|at| cache.forget_known(*at));
-                        self.lanes[shard].write_behind(Some(ops), None, HashMap::new(), &self.backlog);
+                        self.lanes[shard].write_behind(Write { ops: Some(ops), ..Write::default() }, &self.backlog);
                     }
                     free
                 };
@@ -190,7 +191,7 @@ impl Session {
         self.not_past_the_cache("a compare-and-set of a state that is not cached")?;
         self.ready().await?;
         self.sent(&[at]).await?;
-        let write = crate::raw::Write { ops: Some(packed(&op)), now_ms: crate::clock::now_ms(), ..Default::default() };
+        let write = Write { ops: Some(packed(&op)), now_ms: crate::clock::now_ms(), ..Default::default() };
         let reply = self.lanes[at.shard].write(write);
         let answer = self.unless_ended(reply).await?.map_err(|error| self.failed(error))?;
         let answers = Answers::decode(answer.answers.unwrap_or_default()).map_err(|error| malformed(&error))?;

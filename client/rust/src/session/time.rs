@@ -1,11 +1,11 @@
 //! The clocks of a session: what is written when lives until when, and what a watermark tells the shards.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use forebay_proto::v1::TtlClock;
 
 use super::Session;
-use crate::{cache::At, error::Result, expiry::Expiry};
+use crate::{cache::At, error::Result, expiry::Expiry, lane::Write};
 
 impl Session {
     /// Returns the time on a state's clock; `None` if there is none yet.
@@ -56,7 +56,8 @@ impl Session {
         if self.kept.is_none()
             && let Some(watermark_ms) = self.take_watermark(shard)
         {
-            self.lanes[shard].write_behind(None, Some(watermark_ms), HashMap::new(), &self.backlog);
+            self.lanes[shard]
+                .write_behind(Write { watermark_ms: Some(watermark_ms), ..Write::default() }, &self.backlog);
         }
     }
 

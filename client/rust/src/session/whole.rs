@@ -14,9 +14,10 @@ use forebay_proto::{reason::Refused, v1::ErrorReason};
 
 use super::Session;
 use crate::{
-    cache::{At, BatchLimits},
+    cache::{At, BatchLimits, Cache},
     clock::coarse_ms,
     error::{Error, Result},
+    lane::Write,
     positions::Positions,
 };
 
@@ -107,7 +108,7 @@ impl Session {
     }
 
     /// Takes note of a write; calls the worker's loop if so much is unsent that a flush is due.
-    pub(super) fn wrote(&self, kept: &Kept, cache: &crate::cache::Cache) {
+    pub(super) fn wrote(&self, kept: &Kept, cache: &Cache) {
         kept.in_record.store(true, Ordering::Relaxed);
         if is_much(cache) {
             self.attention.call();
@@ -141,9 +142,13 @@ impl Session {
                 if !cache.is_blocked() {
                     let mut batches: HashMap<_, _> = cache.take_unsent(u64::MAX, WHOLE).batches.into_iter().collect();
                     let mut positions = kept.positions()?;
-                    if !batches.is_empty() && positions.is_unmoved() {
-                        let message = "no source was advanced, but its effects are to be flushed: a job with recovery: \
-                                       shard keeps positions beside them (Assigned::source, Source::advance)";
+                    if let Some(shard) = batches.keys().find(|shard| positions.is_unmoved(**shard)) {
+                        let route = &self.table.routes()[*shard];
+                        let message = format!(
+                            "no source of shard [{},{}) was advanced, but effects on it are to be flushed: a job with \
+                             recovery: shard keeps positions beside them (Assigned::source, Source::advance)",
+                            route.start, route.end
+                        );
                         let error = Error::call(ErrorReason::FieldMissing, message);
                         self.end(error.clone());
                         return Err(error);
@@ -152,7 +157,9 @@ impl Session {
                         let ops = batches.remove(&shard);
                         let watermark_ms = self.take_watermark(shard);
                         if ops.is_some() || watermark_ms.is_some() || (everywhere && positions.is_due(shard)) {
-                            lane.write_behind(ops, watermark_ms, positions.take(shard), &self.backlog);
+                            let write =
+                                Write { ops, watermark_ms, positions: positions.take(shard), ..Write::default() };
+                            lane.write_behind(write, &self.backlog);
                         }
                     }
                     if everywhere {
@@ -199,6 +206,6 @@ impl Kept {
     }
 }
 
-fn is_much(cache: &crate::cache::Cache) -> bool {
+fn is_much(cache: &Cache) -> bool {
     cache.wants_flush() || cache.unsent_bytes() > UNSENT_BYTES_MAX || cache.unsent_entries() > UNSENT_ENTRIES_MAX
 }

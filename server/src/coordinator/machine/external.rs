@@ -9,8 +9,8 @@ use v1::{ErrorReason as Reason, ExternalVerdict as Verdict, ShardStatus, link_re
 use super::{
     super::{
         external::{self, Wish},
-        plan,
         round::{Cause, External, Round, place},
+        wanted,
     },
     Action, Answer, Machine, Now, Token,
 };
@@ -181,7 +181,7 @@ impl Machine {
             return Some(Err(Refused::new(Reason::WriterFenced, message)));
         };
         let server = self.servers.get(&entry.server)?;
-        let said = plan::applied(server, entry)?;
+        let said = wanted::applied(server, entry)?;
         let (operator, start, end) = place(entry);
         if said.status() == ShardStatus::Lost {
             let message =

@@ -7,9 +7,9 @@ use super::{
     super::{
         external,
         members::{Connected, Member},
-        plan, retention,
+        retention,
         round::{Cause, Id, Kind, Round, place},
-        spec,
+        spec, wanted,
     },
     Action, Answer, FAILED_MAX, Machine, Now, Token,
     external::given_up,
@@ -362,12 +362,12 @@ impl Machine {
     }
 
     pub(super) fn serves(&self, entry: &v1::ShardEntry) -> bool {
-        self.servers.get(&entry.server).is_some_and(|server| plan::serves(server, entry))
+        self.servers.get(&entry.server).is_some_and(|server| wanted::serves(server, entry))
     }
 }
 
 fn holds(head: &v1::JobHead, member: &Connected) -> bool {
-    head.shards.iter().filter_map(|entry| entry.writer.as_ref()).any(|writer| writer.join_id == member.join_id)
+    wanted::granted(head, &member.operator, &member.join_id).next().is_some()
 }
 
 /// True if an operator's workers are sent the barriers: those of sources, or all if the job names none.

@@ -7,9 +7,8 @@ use super::{
     super::{
         assign,
         members::{Member, fenced},
-        plan,
         round::Cause,
-        spec,
+        spec, wanted,
     },
     ASK_AGAIN_MS, Action, Answer, Connection, Machine, Now, Restored, Server, Token, lease_ms,
 };
@@ -62,7 +61,7 @@ impl Machine {
             return;
         }
         for (name, server) in self.servers.iter_mut().filter(|(_, server)| !server.address.is_empty()) {
-            let wanted = plan::assignment(&self.head, name);
+            let wanted = wanted::assignment(&self.head, name);
             let same = |sent: &v1::JobAssignment| {
                 // Commits change these in every round; a server hears of them when the round ends.
                 let plain = |a: &v1::JobAssignment| v1::JobAssignment {
@@ -74,7 +73,7 @@ impl Machine {
                 plain(sent) == plain(&wanted)
             };
             let told = server.sent.as_ref().is_some_and(same);
-            let up = wanted.shards.iter().all(|entry| plan::serves(server, entry));
+            let up = wanted.shards.iter().all(|entry| wanted::serves(server, entry));
             let waiting = server.sent.as_ref().is_some_and(|sent| server.applied.version < sent.version);
             if told && (up || waiting || now.mono_ms - server.asked_ms < ASK_AGAIN_MS) {
                 continue;
@@ -117,7 +116,7 @@ impl Machine {
             let group: Vec<Member> = self.members.group(&operator).cloned().collect();
             let of_operator: Vec<_> = state.iter().filter(|state| state.operator == operator).cloned().collect();
             // Who holds nothing gets no worker state either: nobody would have that part.
-            let holders = plan::holders(&self.head, &operator);
+            let holders = wanted::holders(&self.head, &operator);
             for member in &group {
                 let Some(connection) = member.connection else { continue };
                 let Some(index) = holders.iter().position(|join_id| *join_id == member.join_id) else {
@@ -135,7 +134,7 @@ impl Machine {
                     continue;
                 };
                 let Some(mut assignment) =
-                    plan::worker_assignment(&self.head, member, &self.servers, self.granted_version)
+                    wanted::worker_assignment(&self.head, member, &self.servers, self.granted_version)
                 else {
                     continue;
                 };
