@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 8] = ["checkpoint", "coordinator", "debug", "errors", "server_link", "snapshot", "state", "stream"];
+const FILES: [&str; 9] =
+    ["checkpoint", "coordinator", "debug", "election", "errors", "server_link", "snapshot", "state", "stream"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=forebay");

@@ -102,6 +102,11 @@ mod seeded {
     }
 
     #[test]
+    fn a_coordinator_that_speaks_behind_its_mandate_is_found() {
+        is_found(Bug::SpeaksBehindItsMandate);
+    }
+
+    #[test]
     fn a_partial_rewind_is_found() {
         is_found(Bug::PartialRewind);
     }

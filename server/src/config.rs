@@ -200,10 +200,7 @@ fn faults(config: &Config) -> Vec<String> {
     if config.server.coordinators.is_empty() {
         problems.push("server.coordinators is empty: name at least one".to_owned());
     }
-    if config.coordinator.server_lease.as_millis() < 100 {
-        let lease = config.coordinator.server_lease;
-        problems.push(format!("coordinator.server_lease is {lease:?}: at least 100ms"));
-    }
+    problems.extend(config.coordinator.check());
     if config.checkpoint.uploads_parallel == 0 {
         problems.push("checkpoint.uploads_parallel is 0: at least 1".to_owned());
     }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     checkpoint::{store, stores::Stores},
     config::Config,
-    coordinator::{Coordinator, election},
+    coordinator::{marker, office::Office},
     grpc::{self, Served},
     lease::{Lease, wall_ms},
     shard::{Environment, Shards, open::Backends, snapshot::Uploads},
@@ -53,11 +53,14 @@ pub async fn run(
     let data = data_dir(&config, role)?;
     let stores = Arc::new(open_stores(&config, &data.path).await?);
     let mut served = Served { address: address.clone(), http2: config.server.http2.clone(), ..Served::default() };
+    let mut coordinating = None;
     if role != Role::Server {
-        let cluster = election::found(stores.own(), wall_ms()).await?;
-        let coordinator =
-            Coordinator::start(stores.clone(), cluster, &config.server.name, &address, &config.coordinator).await?;
-        served.coordinator = Some(coordinator);
+        let cluster = marker::found(stores.own(), wall_ms()).await?;
+        let (name, settings) = (&config.server.name, config.coordinator.clone());
+        let office = Office::new(stores.clone(), cluster, name, &address, &data.id, settings);
+        coordinating = Some(tokio::spawn(coordinate(office.clone(), stop.clone())));
+        tokio::spawn(grpc::election::keep_standing_by(office.clone(), stop.clone()));
+        served.coordinator = Some(office);
     }
     let link_stop = stop.child_token();
     let mut link = None;
@@ -70,9 +73,17 @@ pub async fn run(
     }
     let serving = tokio::spawn(grpc::serve(listener, unix, served.clone(), stop.clone()));
     let link = link.map(tokio::spawn);
+    if let Some(office) = &served.coordinator {
+        tokio::select! { () = office.settled() => {}, () = stop.cancelled() => {} }
+    }
     info!(?role, address = listening, data = %data.path.display(), "forebay serves");
-    started(&listening);
+    if !stop.is_cancelled() {
+        started(&listening);
+    }
     let result = serving.await?;
+    if let Some(coordinating) = coordinating {
+        coordinating.await??;
+    }
     if let Some(link) = link {
         link.await?;
     }
@@ -81,6 +92,13 @@ pub async fn run(
     }
     info!("forebay stopped");
     result
+}
+
+/// Stands for election, and coordinates; the whole process ends if it cannot.
+async fn coordinate(office: Arc<Office>, stop: CancellationToken) -> anyhow::Result<()> {
+    let done = office.run(stop.clone()).await;
+    stop.cancel();
+    Ok(done?)
 }
 
 /// Listens on a Unix socket; one that a process left behind which is gone is taken over.
@@ -108,7 +126,7 @@ async fn host_shards(
 ) -> anyhow::Result<(Shards, impl Future<Output = ()> + Send + use<>)> {
     // Reading the cluster's marker also proves that this host sees the coordinator's store: two hosts'
     // file:// directories are two folders.
-    let cluster = election::read(stores.own()).await.with_context(|| {
+    let cluster = marker::read(stores.own()).await.with_context(|| {
         let url = stores.own().url();
         format!("{url} does not hold the cluster's marker: start the coordinator first, on the same store")
     })?;

@@ -33,6 +33,16 @@ pub enum Bug {
     StalePositions = 13,
     /// Whoever keeps a part of its shards goes on under its old epochs there.
     ShareKeepsEpochs = 14,
+    /// Election: a coordinator does not wait for the leader's lease.
+    TakesOfficeAtOnce = 30,
+    /// Election: a coordinator takes office though it has promised not to.
+    PromiseBroken = 31,
+    /// Election: the leader is content with the promise of one, if several could follow.
+    AnyPromiseWillDo = 32,
+    /// Election: a renewal that is answered late takes an office up again that had ended.
+    OfficeTakenUpAgain = 34,
+    /// Election: what a leader says behind its mandate counts.
+    SpeaksBehindItsMandate = 33,
     /// Garbage: an object goes though a round that had begun may come to name it.
     CollectsInReach = 40,
     /// Garbage: an object goes whatever its age.
@@ -49,13 +59,14 @@ pub enum Bug {
 
 impl Bug {
     /// The faults that the simulation finds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::MarkOutsideTheWrite,
         Self::DuplicateBeforeDurable,
         Self::BarrierAheadOfRefusedBatch,
         Self::PartialRewind,
         Self::StalePositions,
         Self::ShareKeepsEpochs,
+        Self::SpeaksBehindItsMandate,
     ];
 
     /// The faults that the tests of the state model find.

@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 35] = [
+const PURE: [&str; 36] = [
     "shard/core.rs",
     "shard/core/freezing.rs",
     "shard/core/opening.rs",
@@ -48,6 +48,7 @@ const PURE: [&str; 35] = [
     "shard/ttl.rs",
     "coordinator/assign.rs",
     "coordinator/descriptors.rs",
+    "coordinator/election.rs",
     "coordinator/external.rs",
     "coordinator/garbage.rs",
     "coordinator/groups.rs",

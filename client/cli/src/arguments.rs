@@ -21,7 +21,7 @@ base64: in front; text: in front of text that itself starts with one of these, o
 #[derive(Debug, Parser)]
 #[command(name = "forebayctl", version, about, after_help = EXIT_CODES, max_term_width = 110)]
 pub struct Arguments {
-    /// Address of the coordinator.
+    /// Address of the coordinator; of all of them, separated by commas.
     #[arg(long, short, global = true, value_name = "URL", env = "FOREBAY_SERVER")]
     #[arg(default_value = "http://127.0.0.1:7400")]
     server: String,

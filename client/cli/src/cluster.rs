@@ -15,9 +15,11 @@ use crate::{
 /// Tells how the cluster is.
 pub async fn status(connection: &Connection) -> Result<Answer, Failure> {
     let status = connection.call(async |mut coordinator| coordinator.get_status(GetStatusRequest {}).await).await?;
+    let standbys: Vec<_> = status.standbys.iter().map(|standby| standby.name.clone()).collect();
     let mut text = facts([
         ("cluster", status.cluster_id.clone()),
         ("coordinator", format!("{} (epoch {})", status.coordinator, status.coordinator_epoch)),
+        ("stands by", if standbys.is_empty() { "nobody".to_owned() } else { standbys.join(", ") }),
         ("version", status.version.clone()),
         ("checkpoints", status.checkpoint_dir.clone()),
     ]);
@@ -30,6 +32,8 @@ pub async fn status(connection: &Connection) -> Result<Answer, Failure> {
         "cluster_id": status.cluster_id,
         "coordinator": status.coordinator,
         "coordinator_epoch": status.coordinator_epoch,
+        "coordinator_address": status.coordinator_address,
+        "standbys": standbys,
         "version": status.version,
         "checkpoint_dir": status.checkpoint_dir,
         "servers": status.servers.iter().map(server_json).collect::<Vec<_>>(),

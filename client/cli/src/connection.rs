@@ -1,14 +1,18 @@
 //! The connection to a cluster: finds the coordinator and the server that holds a shard, and tries again what
 //! may pass, for a bounded time.
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use forebay_client::routing::Table;
 use forebay_proto::KeyGroup;
 use forebay_proto::v1::{
-    ErrorReason, GetRoutingRequest, Route, Routing, coordinator_service_client::CoordinatorServiceClient,
-    debug_service_client::DebugServiceClient, snapshot_service_client::SnapshotServiceClient,
-    state_service_client::StateServiceClient,
+    ErrorReason, GetRoutingRequest, ListJobsRequest, Route, Routing,
+    coordinator_service_client::CoordinatorServiceClient, debug_service_client::DebugServiceClient,
+    snapshot_service_client::SnapshotServiceClient, state_service_client::StateServiceClient,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
@@ -28,22 +32,29 @@ const MESSAGE_BYTES_MAX: usize = 72 << 20;
 type Coordinator = CoordinatorServiceClient<Channel>;
 type State = StateServiceClient<Channel>;
 
-/// A cluster by the address of its coordinator.
+/// A cluster by the addresses of its coordinators.
 #[derive(Debug)]
 pub struct Connection {
-    server: String,
+    coordinators: Vec<String>,
+    /// The one that is asked; the next is, when it cannot be reached or stands by.
+    current: AtomicUsize,
     timeout: Option<Duration>,
 }
 
 impl Connection {
-    /// Names a cluster; the first call connects.
-    pub fn new(server: &str, timeout: Option<Duration>) -> Self {
-        Self { server: url(server), timeout }
+    /// Names a cluster by the addresses of its coordinators, separated by commas; the first call connects.
+    pub fn new(servers: &str, timeout: Option<Duration>) -> Self {
+        let coordinators = servers.split(',').map(|address| url(address.trim())).collect();
+        Self { coordinators, current: AtomicUsize::new(0), timeout }
     }
 
-    /// Returns the address of the coordinator.
-    pub fn address(&self) -> &str {
-        &self.server
+    /// Returns the addresses of the coordinators, separated by commas.
+    pub fn addresses(&self) -> String {
+        self.coordinators.join(",")
+    }
+
+    fn address(&self) -> &str {
+        &self.coordinators[self.current.load(Ordering::Relaxed) % self.coordinators.len()]
     }
 
     /// Calls the coordinator, again while that may help. The call must be safe to repeat.
@@ -57,7 +68,7 @@ impl Connection {
         call: impl AsyncFn(SnapshotServiceClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
         self.retry(async || {
-            let client = SnapshotServiceClient::new(connect(&self.server).await?);
+            let client = SnapshotServiceClient::new(connect(self.address()).await?);
             Ok(call(client.max_decoding_message_size(MESSAGE_BYTES_MAX)).await?.into_inner())
         })
         .await
@@ -68,8 +79,11 @@ impl Connection {
         &self,
         call: impl AsyncFnOnce(Coordinator) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        let coordinator = self.coordinator().await?;
-        let answer = call(coordinator);
+        if self.coordinators.len() > 1 {
+            // What is done once is to be asked of the one that leads.
+            self.call(async |mut coordinator| coordinator.list_jobs(ListJobsRequest {}).await).await?;
+        }
+        let answer = call(self.coordinator().await?);
         let answer = match self.timeout {
             Some(timeout) => tokio::time::timeout(timeout, answer).await.map_err(|_| Failure::Silent(timeout))?,
             None => answer.await,
@@ -130,7 +144,7 @@ impl Connection {
     }
 
     async fn coordinator(&self) -> Result<Coordinator, Failure> {
-        let client = CoordinatorServiceClient::new(connect(&self.server).await?);
+        let client = CoordinatorServiceClient::new(connect(self.address()).await?);
         Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
@@ -144,6 +158,7 @@ impl Connection {
                 Ok(Err(failure)) => failure,
                 Err(_) => return Err(last.unwrap_or(Failure::Silent(timeout))),
             };
+            self.current.fetch_add(1, Ordering::Relaxed);
             match failure.retry_after() {
                 Some(wait) if Instant::now() + wait < deadline => sleep(wait).await,
                 _ => return Err(failure),
@@ -217,6 +232,17 @@ mod tests {
     #[test]
     fn an_address_needs_no_scheme() {
         assert_eq!((url("a:1").as_str(), url("http://a:1").as_str()), ("http://a:1", "http://a:1"));
+    }
+
+    #[tokio::test]
+    async fn one_after_the_other_is_asked() {
+        let connection = Connection::new("127.0.0.1:1, http://127.0.0.1:2", Some(Duration::from_millis(700)));
+        assert_eq!(connection.addresses(), "http://127.0.0.1:1,http://127.0.0.1:2");
+        assert_eq!(connection.address(), "http://127.0.0.1:1");
+        let failed = connection.routing("job").await.unwrap_err();
+        assert!(failed.retry_after().is_some(), "{failed}");
+        connection.call(async |mut it| it.list_jobs(ListJobsRequest {}).await).await.unwrap_err();
+        assert!(connection.current.load(Ordering::Relaxed) > 1);
     }
 
     #[test]

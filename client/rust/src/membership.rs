@@ -143,10 +143,11 @@ impl Membership {
         let mut asked = VecDeque::new();
         send(Request::Hello(hello));
         let mut coordinator = self.client.coordinator();
-        let mut inbound = match timeout(CONNECT_MAX, coordinator.join(ReceiverStream::new(messages))).await {
+        let patience = CONNECT_MAX.min(self.lease_length / 3);
+        let mut inbound = match timeout(patience, coordinator.join(ReceiverStream::new(messages))).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => return self.refused(&status),
-            Err(_) => return End::Broken(format!("no answer within {CONNECT_MAX:?}")),
+            Err(_) => return End::Broken(format!("no answer within {patience:?}")),
         };
         let mut heartbeat = self.heartbeats();
         loop {
@@ -174,7 +175,8 @@ impl Membership {
                     Err(status) => return self.refused(&status),
                 },
                 _ = heartbeat.tick() => {
-                    if asked.front().is_some_and(|asked| asked.elapsed() > self.lease_length) {
+                    // Half of the lease is left to find another coordinator.
+                    if asked.front().is_some_and(|asked| asked.elapsed() > self.lease_length / 2) {
                         return End::Broken("heartbeats are not answered".into());
                     }
                     asked.push_back(Instant::now());

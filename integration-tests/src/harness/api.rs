@@ -73,6 +73,11 @@ impl Api {
         self.coordinator().delete_job(request).await.map(drop)
     }
 
+    /// How the cluster is.
+    pub async fn status(&self) -> Result<v1::GetStatusResponse> {
+        Ok(self.coordinator().get_status(v1::GetStatusRequest {}).await?.into_inner())
+    }
+
     /// Describes a job.
     pub async fn describe(&self, job: &str) -> Result<v1::JobInfo> {
         let request = v1::DescribeJobRequest { job: job.into() };

@@ -24,7 +24,7 @@ use tonic::Status;
 
 pub use self::{
     api::{Api, address, raw, text},
-    cluster::Cluster,
+    cluster::{Cluster, Pair},
     engine::{Engine, KEY_GROUPS, Subtask, key_group},
     forebay::Forebay,
     job::{Job, JobBuilder, Key, append, get, list, put, reducing, value},

@@ -57,6 +57,19 @@ impl Setup {
         setup.listen("127.0.0.1:0").set("server.name", name).set("server.coordinators", &coordinator.url())
     }
 
+    /// Another coordinator of that name, with a data directory of its own and the object store of the first.
+    pub fn standby(name: &str, coordinator: &Forebay) -> Self {
+        let of = coordinator.setup();
+        let setup = Self {
+            home: of.home.clone(),
+            name: name.to_owned(),
+            role: "coordinator",
+            data_dir: of.home.path().join(name),
+            ..of.clone()
+        };
+        setup.listen("127.0.0.1:0").set("server.name", name)
+    }
+
     fn new(role: &'static str, name: &str) -> Self {
         let home = tempfile::Builder::new().prefix("forebay-").tempdir().expect("a temporary folder can be made");
         Self {

@@ -11,6 +11,7 @@ use forebay_server::{
         round::Id,
         wanted,
     },
+    seeded::{self, Bug},
 };
 use v1::{
     ErrorReason as Reason, join_request::Message as FromWorker, join_response::Message as ToWorker,
@@ -62,6 +63,8 @@ pub struct Coordinator {
     /// Which process it is.
     pub life: Life,
     epoch: u64,
+    /// True once another has taken office: what it says to servers and workers is not said any more.
+    silent: bool,
     /// The head, while this coordinator writes its epoch into it.
     claim: Option<(v1::JobHead, HeadFile)>,
     job: Option<(Machine, HeadFile)>,
@@ -79,6 +82,7 @@ impl Coordinator {
         let coordinator = Self {
             life,
             epoch: env.store.office,
+            silent: false,
             claim: None,
             job: None,
             servers: BTreeMap::new(),
@@ -88,6 +92,11 @@ impl Coordinator {
         };
         coordinator.wake(env, 20_000, Timer::TakeUp);
         coordinator
+    }
+
+    /// Takes note that its term of office is over; the process may not know it yet, and goes on.
+    pub fn end_mandate(&mut self) {
+        self.silent = !seeded::is(Bug::SpeaksBehindItsMandate);
     }
 
     fn wake(&self, env: &mut Env, delay_us: i64, timer: Timer) {
@@ -215,6 +224,7 @@ impl Coordinator {
                 let delay = env.rng.within(500..10_000);
                 self.wake(env, delay, Timer::WorkerState(Box::new(entry)));
             }
+            Action::ToServer(..) | Action::ToWorker(..) if self.silent => {}
             Action::ToServer(server, message) => {
                 if let ToServer::Job(wanted) = &message {
                     env.oracle.told_server(&env.store, wanted);
@@ -320,7 +330,7 @@ impl Coordinator {
     }
 
     fn lease(&self, env: &mut Env, server: &str, sequence: u64) {
-        let Some(link) = self.servers.get(server).and_then(|known| known.link) else { return };
+        let Some(link) = self.servers.get(server).and_then(|known| known.link).filter(|_| !self.silent) else { return };
         let lease_ms = env.settings.server_lease_ms.cast_unsigned();
         let lease = v1::ServerLease { sequence, lease_ms, coordinator_epoch: self.epoch, ..Default::default() };
         env.send(link, Side::Server, Message::LinkDown(ToServer::Lease(lease)));

@@ -160,6 +160,12 @@ impl Server {
 
     fn beat(&mut self, env: &mut Env, id: ConnectionId) {
         let Some(link) = self.link.as_mut().filter(|link| link.id == id) else { return };
+        let patience_us = env.settings.server_lease_ms * 500;
+        if link.sent_us.front().is_some_and(|(_, sent_us)| env.now_us - sent_us > patience_us) {
+            env.faults.hit("link given up");
+            env.close(id, Side::Client);
+            return self.link_closed(env, id);
+        }
         link.sequence += 1;
         link.sent_us.push_back((link.sequence, env.now_us));
         let heartbeat = v1::ServerHeartbeat { sequence: link.sequence, ..Default::default() };

@@ -120,9 +120,9 @@ impl World {
             return false;
         }
         self.former = self.coordinator.take();
-        // It is gone before its successor's patience with servers ends: the election's lease sees to that.
+        // It may stand still for long, and then go on as if nothing had happened.
         let start = self.env.rng.within(0..200_000);
-        let end = start + self.env.rng.within(0..400_000);
+        let end = start + self.env.rng.within(0..8_000_000);
         self.env.later(start, Happening::Start(NodeId::Coordinator));
         self.env.later(end, Happening::Retire);
         true

@@ -244,7 +244,11 @@ impl World {
         self.env.note(format_args!("{} starts", node.name()));
         let env = &mut self.env;
         match node {
-            NodeId::Coordinator => self.coordinator = Some(Coordinator::start(env)),
+            NodeId::Coordinator => {
+                // The election lets nobody take office under another's mandate.
+                self.former.iter_mut().for_each(Coordinator::end_mandate);
+                self.coordinator = Some(Coordinator::start(env));
+            }
             NodeId::Server(index) => self.servers[index].process = Some(Server::start(env, index)),
             NodeId::Worker(index) => self.workers[index] = Some(Worker::start(env, index)),
         }

@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod collect;
 mod config;
+mod coordinators;
 mod corruption;
 mod debug;
 mod demo;

@@ -15,7 +15,6 @@ use std::{
 
 use dashmap::DashMap;
 use forebay_proto::{reason::Refused, v1};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -26,12 +25,14 @@ use v1::{
 
 use super::{
     assign, deleted,
-    election::{self, ElectionError},
+    election::Candidate,
     garbage,
     head::{HeadFile, OpenError},
     job::{self, Job, Seen},
     machine::{Answer, Connection, Event},
+    mandate::Mandate,
     servers::{Link, Servers},
+    settings::Config,
     spec,
 };
 use crate::{
@@ -44,41 +45,9 @@ use crate::{
     lease::wall_ms,
 };
 
-/// `[coordinator]`: leases and patience.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Length of a server's lease; it sends a heartbeat five times in that time.
-    #[serde(with = "humantime_serde")]
-    pub server_lease: Duration,
-    /// Time after its lease that a server may stay away before its shards are lost with it.
-    #[serde(with = "humantime_serde")]
-    pub server_return_wait: Duration,
-    /// Time from one collection of garbage to the next; 0s collects only when asked.
-    #[serde(with = "humantime_serde")]
-    pub collect_interval: Duration,
-    /// Age, by the object store's clock, before which no object is deleted.
-    #[serde(with = "humantime_serde")]
-    pub collect_min_age: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            server_lease: Duration::from_secs(15),
-            server_return_wait: Duration::from_secs(30),
-            collect_interval: Duration::from_secs(300),
-            collect_min_age: Duration::from_secs(600),
-        }
-    }
-}
-
 /// Why a coordinator could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The election failed.
-    #[error(transparent)]
-    Election(#[from] ElectionError),
     /// A head cannot be read.
     #[error(transparent)]
     Head(#[from] OpenError),
@@ -98,7 +67,9 @@ pub struct Coordinator {
     pub(super) cluster: layout::Cluster,
     garbage: garbage::Settings,
     name: String,
+    address: String,
     epoch: u64,
+    mandate: Mandate,
     pub(super) jobs: DashMap<String, Arc<Job>>,
     servers: Servers,
     creating: tokio::sync::Mutex<()>,
@@ -107,16 +78,16 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Takes office and takes up all jobs.
+    /// Takes up all jobs, for a term of office.
     pub async fn start(
         stores: Arc<Stores>,
         cluster: layout::Cluster,
-        name: &str,
-        address: &str,
+        me: &Candidate,
+        epoch: u64,
+        mandate: Mandate,
         config: &Config,
     ) -> Result<Arc<Self>, Error> {
         let store = stores.own().clone();
-        let epoch = election::take_office(&store, &cluster, name, address).await?;
         let (to_servers, outbox) = mpsc::unbounded_channel();
         let coordinator = Arc::new(Self {
             store,
@@ -126,8 +97,10 @@ impl Coordinator {
                 interval_ms: config.collect_interval.as_millis() as i64,
                 min_age_ms: config.collect_min_age.as_millis() as i64,
             },
-            name: name.to_owned(),
+            name: me.name.clone(),
+            address: me.address.clone(),
             epoch,
+            mandate,
             jobs: DashMap::new(),
             servers: Servers::new(config.server_lease, config.server_return_wait),
             creating: tokio::sync::Mutex::default(),
@@ -151,6 +124,18 @@ impl Coordinator {
     /// This coordinator's epoch.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Its term of office.
+    pub fn mandate(&self) -> &Mandate {
+        &self.mandate
+    }
+
+    /// Ends it: all streams of servers and workers end, and whoever waits is told to ask another.
+    pub fn end(&self) {
+        self.mandate.end();
+        self.jobs.iter().for_each(|job| job.end());
+        self.servers.end();
     }
 
     /// Creates a job; true if it was not there before.
@@ -304,7 +289,7 @@ impl Coordinator {
         }
         let (name, address) = (register.name.clone(), register.address.clone());
         let link = self.servers.link(register, to_server);
-        self.servers.send(&name, ToServer::Lease(self.server_lease(0)));
+        self.renew(&name, 0);
         info!(server = name, address, "server linked");
         self.tell_all(|| Event::ServerUp { server: name.clone(), address: address.clone() }).await;
         Ok(link)
@@ -316,7 +301,7 @@ impl Coordinator {
             FromServer::Register(_) => {}
             FromServer::Heartbeat(heartbeat) => {
                 self.servers.heartbeat(server, &heartbeat);
-                self.servers.send(server, ToServer::Lease(self.server_lease(heartbeat.sequence)));
+                self.renew(server, heartbeat.sequence);
             }
             FromServer::Applied(applied) => {
                 let (server, uid) = (server.to_owned(), applied.job_uid.clone());
@@ -346,11 +331,13 @@ impl Coordinator {
         v1::GetStatusResponse {
             cluster_id: self.cluster.id().to_owned(),
             coordinator: self.name.clone(),
+            coordinator_address: self.address.clone(),
             coordinator_epoch: self.epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             servers: self.list_servers(),
             jobs: self.all().iter().map(|seen| seen.info()).collect(),
             checkpoint_dir: self.store.url().to_owned(),
+            standbys: Vec::new(),
         }
     }
 
@@ -383,6 +370,14 @@ impl Coordinator {
         let jobs: Vec<_> = self.jobs.iter().map(|job| job.clone()).collect();
         for job in jobs {
             job.tell(event()).await;
+        }
+    }
+
+    /// Renews a server's lease.
+    fn renew(&self, server: &str, sequence: u64) {
+        let lease = ToServer::Lease(self.server_lease(sequence));
+        if self.mandate.is_valid() {
+            self.servers.send(server, lease);
         }
     }
 
@@ -428,7 +423,8 @@ impl Coordinator {
 
     fn start_job(&self, head: v1::JobHead, file: HeadFile, paths: layout::Job) -> Arc<Job> {
         let (store, stores, servers) = (self.store.clone(), self.stores.clone(), self.to_servers.clone());
-        let environment = job::Environment { store, stores, paths, garbage: self.garbage, servers };
+        let mandate = self.mandate.clone();
+        let environment = job::Environment { store, stores, paths, garbage: self.garbage, servers, mandate };
         Arc::new(Job::start(head, file, self.epoch, environment))
     }
 

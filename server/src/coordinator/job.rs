@@ -23,6 +23,7 @@ use super::{
     garbage,
     head::{Deposed, HeadFile},
     machine::{Action, Answer, Connection, Event, Machine, Now, Token},
+    mandate::Mandate,
     wanted,
 };
 use crate::{
@@ -48,6 +49,8 @@ pub struct Environment {
     pub garbage: garbage::Settings,
     /// Sends a message to a server.
     pub servers: mpsc::UnboundedSender<(String, v1::link_response::Message)>,
+    /// The coordinator's term of office.
+    pub mandate: Mandate,
 }
 
 /// A job, from outside.
@@ -56,6 +59,7 @@ pub struct Job {
     events: mpsc::Sender<Input>,
     seen: watch::Receiver<Arc<Seen>>,
     tokens: AtomicU64,
+    mandate: Mandate,
     task: JoinHandle<()>,
 }
 
@@ -95,6 +99,7 @@ impl Job {
         machine.collect_garbage(environment.garbage, now());
         let collector = Collector::new(environment.store.clone(), environment.paths.clone(), name);
         let (publish, seen) = watch::channel(Arc::new(Seen::of(&machine)));
+        let mandate = environment.mandate.clone();
         let task = Task {
             machine,
             file: Arc::new(Mutex::new(file)),
@@ -106,7 +111,7 @@ impl Job {
             publish,
         };
         let task = tokio::spawn(task.run(inputs));
-        Self { events, seen, tokens: AtomicU64::new(1), task }
+        Self { events, seen, tokens: AtomicU64::new(1), mandate, task }
     }
 
     /// Tells the job what happened.
@@ -119,13 +124,25 @@ impl Job {
     pub async fn ask(&self, event: impl FnOnce(Token) -> Event) -> Result<Answer, Refused> {
         let token = Token(self.tokens.fetch_add(1, Ordering::Relaxed));
         let (sender, answer) = oneshot::channel();
-        self.events.send(Input::Ask(event(token), token, sender)).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        self.events.send(Input::Ask(event(token), token, sender)).await.map_err(|_| self.ended())?;
+        answer.await.map_err(|_| self.ended())?
     }
 
     /// Connects a worker.
     pub async fn connect(&self, connection: Connection, hello: v1::JoinHello, to_worker: mpsc::Sender<ToWorker>) {
         self.events.send(Input::Connect(connection, hello, to_worker)).await.ok();
+    }
+
+    /// Ends its task, and with it the streams of its workers.
+    pub fn end(&self) {
+        self.task.abort();
+    }
+
+    fn ended(&self) -> Refused {
+        if self.mandate.is_valid() {
+            return Refused::new(Reason::JobUnknown, "the job was deleted");
+        }
+        Refused::new(Reason::NoCoordinator, "this coordinator leads no more: ask another")
     }
 
     /// The job as it is now.
@@ -207,6 +224,8 @@ impl Task {
             Action::WriteManifest(id, manifest) => self.write_manifest(id, *manifest),
             Action::WriteSavepoint(id, manifest, entry) => self.write_savepoint(id, *manifest, *entry),
             Action::ReadWorkerState(entry) => self.read_worker_state(entry),
+            // Whoever leads by now says something else.
+            Action::ToServer(..) | Action::ToWorker(..) if !self.environment.mandate.is_valid() => {}
             Action::ToServer(server, message) => drop(self.environment.servers.send((server, message))),
             Action::ToWorker(connection, message) => self.tell_worker(connection, message),
             Action::Answer(token, answer) => {
@@ -397,8 +416,4 @@ impl Seen {
 
 fn now() -> Now {
     Now { mono_ms: boot_ms(), wall_ms: wall_ms() }
-}
-
-fn ended() -> Refused {
-    Refused::new(Reason::JobUnknown, "the job was deleted")
 }

@@ -98,6 +98,11 @@ impl Servers {
         }
     }
 
+    /// Ends all links.
+    pub fn end(&self) {
+        self.lock().0.values_mut().for_each(|known| known.to_server = None);
+    }
+
     /// The servers whose links stand: name and address.
     pub fn up(&self) -> Vec<(String, String)> {
         let up = |known: &&Known| known.to_server.is_some();

@@ -12,19 +12,19 @@ use tonic::{Request, Response, Status, Streaming};
 use v1::{ErrorReason as Reason, coordinator_service_server::CoordinatorService};
 
 use super::unsupported;
-use crate::coordinator::Coordinator;
+use crate::coordinator::office::Office;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves the control plane.
 #[derive(Debug)]
 pub(super) struct CoordinatorEdge {
-    coordinator: Arc<Coordinator>,
+    office: Arc<Office>,
 }
 
 impl CoordinatorEdge {
-    pub(super) fn new(coordinator: Arc<Coordinator>) -> Self {
-        Self { coordinator }
+    pub(super) fn new(office: Arc<Office>) -> Self {
+        Self { office }
     }
 }
 
@@ -45,7 +45,7 @@ impl CoordinatorService for CoordinatorEdge {
     ) -> Result<Response<v1::CreateJobResponse>, Status> {
         let request = request.into_inner();
         let spec = request.spec.ok_or_else(|| missing("spec", "the job's spec is missing"))?;
-        let (job, created) = self.coordinator.create_job(spec, request.validate_only).await?;
+        let (job, created) = self.office.leads()?.create_job(spec, request.validate_only).await?;
         Ok(Response::new(v1::CreateJobResponse { job: Some(job), created }))
     }
 
@@ -53,13 +53,13 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::DescribeJobRequest>,
     ) -> Result<Response<v1::DescribeJobResponse>, Status> {
-        let seen = self.coordinator.seen(&request.into_inner().job)?;
+        let seen = self.office.leads()?.seen(&request.into_inner().job)?;
         let states = seen.head.states.clone();
         Ok(Response::new(v1::DescribeJobResponse { job: Some(seen.info()), states }))
     }
 
     async fn list_jobs(&self, _: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let jobs = self.coordinator.all().iter().map(|seen| seen.info()).collect();
+        let jobs = self.office.leads()?.all().iter().map(|seen| seen.info()).collect();
         Ok(Response::new(v1::ListJobsResponse { jobs }))
     }
 
@@ -72,7 +72,7 @@ impl CoordinatorService for CoordinatorEdge {
         request: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
         let request = request.into_inner();
-        self.coordinator.delete_job(&request.job, &request.job_uid).await?;
+        self.office.leads()?.delete_job(&request.job, &request.job_uid).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
 
@@ -81,7 +81,7 @@ impl CoordinatorService for CoordinatorEdge {
         request: Request<v1::RegisterStatesRequest>,
     ) -> Result<Response<v1::RegisterStatesResponse>, Status> {
         let request = request.into_inner();
-        let states = self.coordinator.register(&request.job, request.operator, request.descriptors).await?;
+        let states = self.office.leads()?.register(&request.job, request.operator, request.descriptors).await?;
         Ok(Response::new(v1::RegisterStatesResponse { states }))
     }
 
@@ -89,7 +89,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::ReplaceDescriptorRequest>,
     ) -> Result<Response<v1::ReplaceDescriptorResponse>, Status> {
-        let state = self.coordinator.replace(request.into_inner()).await?;
+        let state = self.office.leads()?.replace(request.into_inner()).await?;
         Ok(Response::new(v1::ReplaceDescriptorResponse { state: Some(state) }))
     }
 
@@ -97,7 +97,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::ListStatesRequest>,
     ) -> Result<Response<v1::ListStatesResponse>, Status> {
-        let states = self.coordinator.seen(&request.into_inner().job)?.head.states.clone();
+        let states = self.office.leads()?.seen(&request.into_inner().job)?.head.states.clone();
         Ok(Response::new(v1::ListStatesResponse { states }))
     }
 
@@ -105,7 +105,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::GetRoutingRequest>,
     ) -> Result<Response<v1::GetRoutingResponse>, Status> {
-        let routing = self.coordinator.seen(&request.into_inner().job)?.routing.clone();
+        let routing = self.office.leads()?.seen(&request.into_inner().job)?.routing.clone();
         Ok(Response::new(v1::GetRoutingResponse { routing: Some(routing) }))
     }
 
@@ -113,7 +113,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::WatchRoutingRequest>,
     ) -> Result<Response<Self::WatchRoutingStream>, Status> {
-        let seen = self.coordinator.watch(&request.into_inner().job)?;
+        let seen = self.office.leads()?.watch(&request.into_inner().job)?;
         let routings = WatchStream::new(seen).map(|seen| seen.routing.clone());
         let mut last = None;
         let changes = routings.filter_map(move |routing| {
@@ -126,7 +126,7 @@ impl CoordinatorService for CoordinatorEdge {
     }
 
     async fn join(&self, request: Request<Streaming<v1::JoinRequest>>) -> Result<Response<Self::JoinStream>, Status> {
-        super::join::join(self.coordinator.clone(), request.into_inner()).await
+        super::join::join(self.office.leads()?, request.into_inner()).await
     }
 
     async fn trigger_checkpoint(
@@ -134,7 +134,7 @@ impl CoordinatorService for CoordinatorEdge {
         request: Request<v1::TriggerCheckpointRequest>,
     ) -> Result<Response<v1::TriggerCheckpointResponse>, Status> {
         let request = request.into_inner();
-        let checkpoint = self.coordinator.trigger(&request.job, request.full).await?;
+        let checkpoint = self.office.leads()?.trigger(&request.job, request.full).await?;
         Ok(Response::new(v1::TriggerCheckpointResponse { checkpoint: Some(checkpoint) }))
     }
 
@@ -142,7 +142,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::ListCheckpointsRequest>,
     ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
-        let seen = self.coordinator.seen(&request.into_inner().job)?;
+        let seen = self.office.leads()?.seen(&request.into_inner().job)?;
         Ok(Response::new(v1::ListCheckpointsResponse {
             completed: seen.head.completed.clone(),
             failed: seen.failed.clone(),
@@ -155,7 +155,7 @@ impl CoordinatorService for CoordinatorEdge {
         request: Request<v1::DescribeCheckpointRequest>,
     ) -> Result<Response<v1::DescribeCheckpointResponse>, Status> {
         let request = request.into_inner();
-        let (checkpoint, manifest) = self.coordinator.manifest(&request.job, request.checkpoint).await?;
+        let (checkpoint, manifest) = self.office.leads()?.manifest(&request.job, request.checkpoint).await?;
         Ok(Response::new(v1::DescribeCheckpointResponse { checkpoint: Some(checkpoint), manifest: Some(manifest) }))
     }
 
@@ -164,14 +164,14 @@ impl CoordinatorService for CoordinatorEdge {
         request: Request<v1::VerifyCheckpointRequest>,
     ) -> Result<Response<v1::VerifyCheckpointResponse>, Status> {
         let request = request.into_inner();
-        Ok(Response::new(self.coordinator.verify(&request.job, request.checkpoint).await?))
+        Ok(Response::new(self.office.leads()?.verify(&request.job, request.checkpoint).await?))
     }
 
     async fn create_savepoint(
         &self,
         request: Request<v1::CreateSavepointRequest>,
     ) -> Result<Response<v1::CreateSavepointResponse>, Status> {
-        let savepoint = self.coordinator.savepoint(request.into_inner()).await?;
+        let savepoint = self.office.leads()?.savepoint(request.into_inner()).await?;
         Ok(Response::new(v1::CreateSavepointResponse { savepoint: Some(savepoint) }))
     }
 
@@ -179,7 +179,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::ListSavepointsRequest>,
     ) -> Result<Response<v1::ListSavepointsResponse>, Status> {
-        let savepoints = self.coordinator.savepoints(request.into_inner()).await?;
+        let savepoints = self.office.leads()?.savepoints(request.into_inner()).await?;
         Ok(Response::new(v1::ListSavepointsResponse { savepoints }))
     }
 
@@ -187,7 +187,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::DescribeSavepointRequest>,
     ) -> Result<Response<v1::DescribeSavepointResponse>, Status> {
-        let (savepoint, manifest) = self.coordinator.describe_savepoint(&request.into_inner().location).await?;
+        let (savepoint, manifest) = self.office.leads()?.describe_savepoint(&request.into_inner().location).await?;
         Ok(Response::new(v1::DescribeSavepointResponse { savepoint: Some(savepoint), manifest: Some(manifest) }))
     }
 
@@ -195,7 +195,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::DeleteSavepointRequest>,
     ) -> Result<Response<v1::DeleteSavepointResponse>, Status> {
-        self.coordinator.delete_savepoint(&request.into_inner().location).await?;
+        self.office.leads()?.delete_savepoint(&request.into_inner().location).await?;
         Ok(Response::new(v1::DeleteSavepointResponse {}))
     }
 
@@ -203,7 +203,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::RestoreJobRequest>,
     ) -> Result<Response<v1::RestoreJobResponse>, Status> {
-        let job = self.coordinator.restore(request.into_inner()).await?;
+        let job = self.office.leads()?.restore(request.into_inner()).await?;
         Ok(Response::new(v1::RestoreJobResponse { job: Some(job) }))
     }
 
@@ -211,7 +211,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::BranchJobRequest>,
     ) -> Result<Response<v1::BranchJobResponse>, Status> {
-        let job = self.coordinator.branch(request.into_inner()).await?;
+        let job = self.office.leads()?.branch(request.into_inner()).await?;
         Ok(Response::new(v1::BranchJobResponse { job: Some(job) }))
     }
 
@@ -219,7 +219,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         request: Request<v1::CopyCheckpointRequest>,
     ) -> Result<Response<Self::CopyCheckpointStream>, Status> {
-        let (coordinator, request) = (self.coordinator.clone(), request.into_inner());
+        let (coordinator, request) = (self.office.leads()?, request.into_inner());
         let (progress, heard) = mpsc::unbounded_channel();
         let done = async move { coordinator.copy(request, progress).await };
         let heard = UnboundedReceiverStream::new(heard).map(Ok);
@@ -233,7 +233,7 @@ impl CoordinatorService for CoordinatorEdge {
         request: Request<v1::CollectGarbageRequest>,
     ) -> Result<Response<v1::CollectGarbageResponse>, Status> {
         let request = request.into_inner();
-        let found = self.coordinator.collect_garbage(&request.job, request.dry_run).await?;
+        let found = self.office.leads()?.collect_garbage(&request.job, request.dry_run).await?;
         let bytes = found.iter().map(|(_, bytes)| bytes).sum();
         let objects = found.into_iter().map(|(object, _)| object).collect();
         Ok(Response::new(v1::CollectGarbageResponse { objects, bytes }))
@@ -243,7 +243,7 @@ impl CoordinatorService for CoordinatorEdge {
         &self,
         _: Request<v1::ListServersRequest>,
     ) -> Result<Response<v1::ListServersResponse>, Status> {
-        let servers = self.coordinator.list_servers();
+        let servers = self.office.leads()?.list_servers();
         Ok(Response::new(v1::ListServersResponse { servers }))
     }
 
@@ -259,7 +259,7 @@ impl CoordinatorService for CoordinatorEdge {
         request: Request<v1::ListShardsRequest>,
     ) -> Result<Response<v1::ListShardsResponse>, Status> {
         let name = request.into_inner().job;
-        let jobs = if name.is_empty() { self.coordinator.all() } else { vec![self.coordinator.seen(&name)?] };
+        let jobs = if name.is_empty() { self.office.leads()?.all() } else { vec![self.office.leads()?.seen(&name)?] };
         let shards = jobs.iter().flat_map(|seen| seen.shards.clone()).collect();
         Ok(Response::new(v1::ListShardsResponse { shards }))
     }
@@ -284,7 +284,8 @@ impl CoordinatorService for CoordinatorEdge {
     }
 
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Ok(Response::new(self.coordinator.status()))
+        let status = self.office.leads()?.status();
+        Ok(Response::new(v1::GetStatusResponse { standbys: self.office.standbys(), ..status }))
     }
 
     async fn finalize_cluster(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use forebay_proto::v1;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
@@ -22,6 +22,8 @@ use crate::{lease::boot_ms, shard::Shards};
 const QUEUE: usize = 1024;
 /// Pause between two tries to reach the coordinator.
 const PAUSE: Duration = Duration::from_millis(250);
+/// How long one is waited for that may stand still, before the next is tried.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Heartbeats whose sending times are remembered.
 const HEARTBEATS: usize = 64;
 
@@ -56,18 +58,21 @@ async fn link(
     reports: &mut mpsc::UnboundedReceiver<v1::LinkRequest>,
 ) -> Result<(), tonic::Status> {
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| invalid(address, &error))?;
-    let channel = endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect().await;
+    let channel = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true).connect().await;
     let channel = channel.map_err(|error| tonic::Status::unavailable(format!("{address}: {error}")))?;
     let (to_coordinator, outgoing) = mpsc::channel(QUEUE);
     let sent = boot_ms();
     send(&to_coordinator, Up::Register(register.clone())).await;
     let mut client = ServerLinkServiceClient::new(channel).max_decoding_message_size(super::MESSAGE_BYTES_MAX);
-    let mut incoming = client.link(ReceiverStream::new(outgoing)).await?.into_inner();
+    let silent = |_| tonic::Status::deadline_exceeded(format!("no answer within {PATIENCE:?}"));
+    let linked = timeout(PATIENCE, client.link(ReceiverStream::new(outgoing))).await.map_err(silent)?;
+    let mut incoming = linked?.into_inner();
     let mut link = Link {
         shards: shards.clone(),
         to_coordinator,
         sent: VecDeque::from([(0, sent)]),
         sequence: 0,
+        lease_ms: PATIENCE.as_millis() as i64,
         appliers: HashMap::new(),
     };
     let mut beat = tokio::time::interval(Duration::from_secs(1));
@@ -85,7 +90,7 @@ async fn link(
                 Some(report) => drop(link.to_coordinator.send(report).await),
                 None => return Ok(()),
             },
-            _ = beat.tick() => link.heartbeat().await,
+            _ = beat.tick() => link.heartbeat().await?,
         }
     }
 }
@@ -95,6 +100,7 @@ struct Link {
     to_coordinator: mpsc::Sender<v1::LinkRequest>,
     sent: VecDeque<(u64, i64)>,
     sequence: u64,
+    lease_ms: i64,
     appliers: HashMap<String, mpsc::UnboundedSender<(v1::JobAssignment, u64)>>,
 }
 
@@ -106,6 +112,7 @@ impl Link {
             Some(Down::Lease(lease)) => {
                 let sent = self.sent.iter().find(|(sequence, _)| *sequence == lease.sequence);
                 if let Some((sequence, sent)) = sent.copied() {
+                    self.lease_ms = lease.lease_ms.cast_signed();
                     let lapsed = self.shards.environment().lease.renew(sent, lease.lease_ms);
                     let fifth = Duration::from_millis((lease.lease_ms / 5).max(10));
                     if beat.period() != fifth {
@@ -149,7 +156,12 @@ impl Link {
         applier.send((wanted, lapses)).ok();
     }
 
-    async fn heartbeat(&mut self) {
+    /// Sends a heartbeat. An error if those before it are not answered: whoever leads by then is elsewhere, and half of
+    /// the lease is left to find it.
+    async fn heartbeat(&mut self) -> Result<(), tonic::Status> {
+        if self.sent.front().is_some_and(|(_, sent)| boot_ms() - sent > self.lease_ms / 2) {
+            return Err(tonic::Status::deadline_exceeded("heartbeats are not answered"));
+        }
         self.sequence += 1;
         self.sent.push_back((self.sequence, boot_ms()));
         if self.sent.len() > HEARTBEATS {
@@ -157,6 +169,7 @@ impl Link {
         }
         let bytes = self.shards.views().iter().map(|view| (view.uid.clone(), view.bytes())).collect();
         send(&self.to_coordinator, Up::Heartbeat(v1::ServerHeartbeat { sequence: self.sequence, bytes })).await;
+        Ok(())
     }
 }
 

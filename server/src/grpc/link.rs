@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use v1::{ErrorReason as Reason, link_request::Message, server_link_service_server::ServerLinkService};
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::office::Office;
 
 /// Messages that may wait for a server before its link is cut.
 const QUEUE: usize = 1024;
@@ -17,12 +17,12 @@ const QUEUE: usize = 1024;
 /// Serves links.
 #[derive(Debug)]
 pub(super) struct LinkEdge {
-    coordinator: Arc<Coordinator>,
+    office: Arc<Office>,
 }
 
 impl LinkEdge {
-    pub(super) fn new(coordinator: Arc<Coordinator>) -> Self {
-        Self { coordinator }
+    pub(super) fn new(office: Arc<Office>) -> Self {
+        Self { office }
     }
 }
 
@@ -35,7 +35,7 @@ impl ServerLinkService for LinkEdge {
         let Some(Message::Register(register)) = requests.message().await?.and_then(|first| first.message) else {
             return Err(Refused::new(Reason::FieldMissing, "the first message of a link is a register").into());
         };
-        let (coordinator, name) = (self.coordinator.clone(), register.name.clone());
+        let (coordinator, name) = (self.office.leads()?, register.name.clone());
         let (to_server, answers) = mpsc::channel(QUEUE);
         let link = coordinator.link(register, to_server).await?;
         tokio::spawn(async move {

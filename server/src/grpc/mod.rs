@@ -7,6 +7,7 @@
 mod coordinator;
 mod debug;
 pub mod dial;
+pub mod election;
 mod join;
 mod link;
 mod snapshot;
@@ -26,14 +27,15 @@ use tonic::{
     service::{Routes, RoutesBuilder},
     transport::{Server, server::TcpIncoming},
 };
+use tonic_health::{ServingStatus, server::HealthReporter};
 use v1::{
     ErrorReason as Reason, coordinator_service_server::CoordinatorServiceServer,
-    debug_service_server::DebugServiceServer, server_link_service_server::ServerLinkServiceServer,
-    snapshot_service_server::SnapshotServiceServer, state_service_server::StateServiceServer,
-    stream_service_server::StreamServiceServer,
+    debug_service_server::DebugServiceServer, election_service_server::ElectionServiceServer,
+    server_link_service_server::ServerLinkServiceServer, snapshot_service_server::SnapshotServiceServer,
+    state_service_server::StateServiceServer, stream_service_server::StreamServiceServer,
 };
 
-use crate::{coordinator::Coordinator, shard::Shards};
+use crate::{coordinator::office::Office, shard::Shards};
 
 /// Largest message that is taken, in bytes: a batch with one value of the largest size, and room.
 const MESSAGE_BYTES_MAX: usize = 72 << 20;
@@ -87,7 +89,7 @@ pub struct Served {
     /// The data plane, if this process hosts shards.
     pub shards: Option<Shards>,
     /// The control plane, if this process coordinates.
-    pub coordinator: Option<Arc<Coordinator>>,
+    pub coordinator: Option<Arc<Office>>,
     /// Where the control plane is, if this process does not coordinate.
     pub coordinators: Vec<String>,
 }
@@ -136,8 +138,8 @@ fn windows(served: &Served) -> (u32, u32) {
 
 async fn routes(served: &Served) -> anyhow::Result<Routes> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    health.set_service_status("readiness", tonic_health::ServingStatus::Serving).await;
+    health.set_service_status("", ServingStatus::Serving).await;
+    health.set_service_status("readiness", ServingStatus::Serving).await;
     let mut routes = RoutesBuilder::default();
     routes.add_service(health_service);
     let descriptors = |builder: tonic_reflection::server::Builder<'static>| {
@@ -168,18 +170,33 @@ async fn routes(served: &Served) -> anyhow::Result<Routes> {
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         );
     }
-    if let Some(coordinator) = &served.coordinator {
+    if let Some(office) = &served.coordinator {
+        tokio::spawn(show_leading(health, office.clone()));
+        routes.add_service(ElectionServiceServer::new(election::ElectionEdge::new(office.clone())));
         routes.add_service(
-            CoordinatorServiceServer::new(coordinator::CoordinatorEdge::new(coordinator.clone()))
+            CoordinatorServiceServer::new(coordinator::CoordinatorEdge::new(office.clone()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         );
         routes.add_service(
-            ServerLinkServiceServer::new(link::LinkEdge::new(coordinator.clone()))
+            ServerLinkServiceServer::new(link::LinkEdge::new(office.clone()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
         );
     }
     Ok(routes.routes())
+}
+
+/// Keeps the health of `coordinator`: it serves while this process leads.
+async fn show_leading(health: HealthReporter, office: Arc<Office>) {
+    let mut leads = office.watch();
+    loop {
+        let leading = leads.borrow_and_update().is_some();
+        let status = if leading { ServingStatus::Serving } else { ServingStatus::NotServing };
+        health.set_service_status("coordinator", status).await;
+        if leads.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Refuses what the contract holds and this build does not serve.

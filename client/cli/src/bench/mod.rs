@@ -154,7 +154,7 @@ impl Bench {
     ) -> Result<Measured, Failure> {
         // Asked here first, for it says what is wrong with an address.
         connection.routing(job).await?;
-        let stream = StreamClient::connect(&Client::lazy(connection.address())?, job).await?;
+        let stream = StreamClient::connect(&Client::lazy(connection.addresses())?, job).await?;
         let until = self.ops.map_or_else(|| Until::Time(self.duration.unwrap_or(DURATION)), Until::Ops);
         let mut load = Load {
             table: stream.table(operator)?,

@@ -25,7 +25,7 @@ pub(super) struct Whereabouts {
 
 impl Whereabouts {
     pub(super) fn of(served: &Served, job: &str, operator: &str) -> Result<Self, Refused> {
-        let seen = served.coordinator.as_ref().map(|coordinator| coordinator.seen(job)).transpose()?;
+        let seen = served.coordinator.as_ref().map(|office| office.leads()?.seen(job)).transpose()?;
         let held = match (&served.shards, &seen) {
             (Some(shards), None) => Some(shards.job(job)?),
             // A job that is new to the coordinator's process need not have shards here.

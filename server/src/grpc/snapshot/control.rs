@@ -11,13 +11,13 @@ use tracing::warn;
 use v1::{ErrorReason as Reason, ExternalVerdict as Verdict, snapshot_service_client::SnapshotServiceClient as Client};
 
 use crate::{
-    coordinator::Coordinator,
+    coordinator::office::Office,
     grpc::{MESSAGE_BYTES_MAX, Served},
 };
 
 #[derive(Debug, Clone)]
 pub(super) enum Control {
-    Here(Arc<Coordinator>),
+    Here(Arc<Office>),
     /// Any of them may lead. They connect when they are used first.
     There(Vec<Client<Channel>>),
 }
@@ -26,8 +26,8 @@ pub(super) enum Control {
 macro_rules! done {
     ($control:expr, $request:expr, $call:ident, |$coordinator:ident, $asked:ident| $here:expr) => {
         match $control {
-            Control::Here($coordinator) => {
-                let $asked = $request;
+            Control::Here(office) => {
+                let ($coordinator, $asked) = (office.leads()?, $request);
                 Ok($here)
             }
             Control::There(coordinators) => {
@@ -48,7 +48,7 @@ macro_rules! done {
 impl Control {
     pub(super) fn of(served: &Served) -> Self {
         match &served.coordinator {
-            Some(coordinator) => Self::Here(coordinator.clone()),
+            Some(office) => Self::Here(office.clone()),
             None => Self::There(served.coordinators.iter().filter_map(|address| client(address)).collect()),
         }
     }
