@@ -6,7 +6,9 @@ pub mod conformance;
 pub mod flights;
 pub mod fuzz;
 pub mod harness;
+pub mod histories;
 pub mod matrix;
+pub mod orders;
 pub mod s3;
 pub mod simulation;
 

@@ -1,11 +1,14 @@
-//! `make chaos ROUNDS=n`: worker, server and coordinator killed with SIGKILL at random moments, with
-//! real processes; exact each time.
+//! `make chaos ROUNDS=n`: real processes killed with SIGKILL at random moments, a worker with a server and a coordinator;
+//! then whole clusters, whose processes also stand still and lose each other. Exact each time.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use forebay_integration_tests::flights::{chaos, cut};
+use forebay_integration_tests::{
+    flights::{chaos, cut},
+    orders,
+};
 use forebay_proto::v1;
 
 #[derive(Parser)]
@@ -13,6 +16,9 @@ struct Args {
     /// Number of rounds.
     #[arg(long, default_value_t = 50)]
     rounds: u64,
+    /// Number of clusters behind them, of 22 faults each.
+    #[arg(long, default_value_t = 5)]
+    clusters: u64,
     /// Seed of the first round.
     #[arg(long, default_value_t = 0)]
     first: u64,
@@ -44,6 +50,23 @@ async fn main() -> Result<()> {
     }
     // A round that is not exact has ended the run with an error.
     println!("chaos: rounds {}, kills {kills}, between barrier and commit {between}, lost 0, doubled 0", args.rounds);
+    clusters(&args).await?;
     ensure!(between > 0 || args.rounds < 5, "no kill came between a barrier and its commit: more rounds are needed");
+    Ok(())
+}
+
+async fn clusters(args: &Args) -> Result<()> {
+    let faults = orders::chaos::Faults { kills: 12, pauses: 4, partitions: 4, rescales: 2 };
+    for seed in args.first..args.first + args.clusters {
+        let done = orders::chaos::run(seed, faults, v1::Backend::Rocksdb).await?;
+        let seconds = done.took.as_secs_f64();
+        println!(
+            "cluster {seed}: {faults:?} in {seconds:.0} s, takeovers {}, store calls failed {}, lines {} ({:.0}/s): exact",
+            done.takeovers,
+            done.store_faults,
+            done.lines,
+            done.lines as f64 / seconds
+        );
+    }
     Ok(())
 }

@@ -106,6 +106,14 @@ impl Process {
         kill_process(self.pid, signal).ok();
     }
 
+    /// True if it has ended by now.
+    ///
+    /// # Panics
+    /// If it cannot be asked.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_some()
+    }
+
     /// Waits until it has ended.
     ///
     /// # Panics

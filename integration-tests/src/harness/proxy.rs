@@ -62,6 +62,11 @@ impl Proxy {
         self.rules.send_modify(|rules| rules.answers = false);
     }
 
+    /// From now on requests are held back, and answers pass.
+    pub fn hold_requests(&self) {
+        self.rules.send_modify(|rules| rules.requests = false);
+    }
+
     /// From now on nothing passes, as if the cable were pulled.
     pub fn stall(&self) {
         self.rules.send_modify(|rules| (rules.requests, rules.answers) = (false, false));

@@ -2,6 +2,7 @@
 
 mod bad_inputs;
 mod bench;
+mod chaos;
 mod cli;
 mod collect;
 mod config;
@@ -14,6 +15,7 @@ mod exactly_once;
 mod fencing;
 mod flights;
 mod grpcurl;
+mod histories;
 mod inputs;
 mod jobs;
 mod memory;

@@ -5,8 +5,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -15,86 +13,22 @@ use forebay_client::{
     aggregate::AvgI64,
     codec::{I64, U64, Utf8},
 };
-use forebay_integration_tests::harness::{Api, Cluster, Forebay, JobBuilder, Process, binary, eventually};
+use forebay_integration_tests::{
+    harness::{Api, Cluster, Forebay, JobBuilder, Process, eventually},
+    orders::{self, Log, PARTITIONS, reaches},
+};
 use forebay_proto::v1::{self, ErrorReason};
 use rustix::process::Signal;
-use tempfile::TempDir;
-use tokio::process::Command;
 
 const LEASE: Duration = Duration::from_millis(1_500);
-const PARTITIONS: u32 = 8;
 const LINES: u64 = 40_000;
-const CUSTOMERS: u64 = 7;
-
-/// A log of partitions that [`partitions`](../../../client/rust/examples/partitions.rs) reads.
-fn log() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for partition in 0..PARTITIONS {
-        let mut text = String::new();
-        for line in 1..=LINES {
-            writeln!(text, "customer-{}", line % CUSTOMERS).unwrap();
-        }
-        std::fs::write(folder.path().join(format!("{partition}.log")), text).unwrap();
-    }
-    folder
-}
 
 async fn create(api: &Api, backend: v1::Backend) {
-    let spec = JobBuilder::leased("orders", PARTITIONS).with(|spec| {
-        spec.operators[0].name = "count".into();
-        spec.max_parallelism = PARTITIONS;
-        spec.lease_ms = LEASE.as_millis() as u64;
-        spec.set_partitioner(v1::Partitioner::Explicit);
-        spec.set_recovery(v1::Recovery::Shard);
-        spec.set_backend(backend);
-    });
-    api.create(spec.build()).await.unwrap();
+    api.create(orders::job(LEASE, backend)).await.unwrap();
 }
 
-fn worker(url: &str, log: &Path, id: &str) -> Process {
-    let mut command = Command::new(binary("examples/partitions"));
-    command.args(["--server", url, "--worker-id", id, "--throttle", "10000", "--log"]).arg(log);
-    Process::start(command, log, id)
-}
-
-/// The rows of a state. Each server has those of its own shards.
-async fn rows(servers: &[Api], state: &str) -> Vec<v1::ScanRow> {
-    let mut rows = Vec::new();
-    for server in servers {
-        rows.extend(server.scan("orders", "count", state).await.unwrap_or_default());
-    }
-    rows
-}
-
-/// Lines that are in the shards, over all partitions.
-async fn counted(servers: &[Api]) -> u64 {
-    let rows = rows(servers, "counts").await;
-    let count = |row: v1::ScanRow| row.value.unwrap_or_default().raw[..].try_into().map(u64::from_be_bytes);
-    // Signed numbers are stored in their order: the sign is turned round.
-    rows.into_iter().filter_map(|row| count(row).ok()).map(|count| count ^ (1 << 63)).sum()
-}
-
-async fn reaches(servers: &[Api], lines: u64) {
-    let enough = || async { (counted(servers).await >= lines).then_some(()) };
-    eventually(&format!("{lines} lines are counted"), enough).await;
-}
-
-/// Every line of every partition was counted once, in order.
-async fn is_exact(servers: &[Api]) {
-    reaches(servers, u64::from(PARTITIONS) * LINES).await;
-    let mut seen = vec![Vec::new(); (PARTITIONS as u64 * CUSTOMERS) as usize];
-    for row in rows(servers, "orders").await {
-        let customer = String::from_utf8(row.key.unwrap_or_default().raw.to_vec()).unwrap();
-        let number: u64 = customer.strip_prefix("customer-").unwrap().parse().unwrap();
-        let line = u64::from_be_bytes(row.value.unwrap_or_default().raw[..].try_into().unwrap());
-        seen[(u64::from(row.key_group) * CUSTOMERS + number) as usize].push(line);
-    }
-    for (index, lines) in (0..).zip(seen) {
-        let customer = index % CUSTOMERS;
-        let expected: Vec<_> = (1..=LINES).filter(|line| line % CUSTOMERS == customer).collect();
-        assert!(lines == expected, "customer {customer} of partition {} has other lines", index / CUSTOMERS);
-    }
-    assert_eq!(counted(servers).await, u64::from(PARTITIONS) * LINES);
+fn worker(url: &str, log: &Log, id: &str) -> Process {
+    log.worker(url, id, 10_000)
 }
 
 async fn rewinds(api: &Api) -> u64 {
@@ -119,17 +53,17 @@ async fn shared_out(api: &Api, shares: &[(&str, u32)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_are_killed_come_and_go_and_every_record_counts_once_without_a_rewind() {
-    let (forebay, log) = (Forebay::dev().await, log());
+    let (forebay, log) = (Forebay::dev().await, Log::of(LINES));
     let (api, url) = (forebay.api(), forebay.url());
     create(&api, v1::Backend::Rocksdb).await;
-    let total = u64::from(PARTITIONS) * LINES;
-    let mut a = worker(&url, log.path(), "a");
-    let mut b = worker(&url, log.path(), "b");
+    let total = log.total();
+    let mut a = worker(&url, &log, "a");
+    let mut b = worker(&url, &log, "b");
     shared_out(&api, &[("a", 4), ("b", 4)]).await;
     reaches(&[forebay.api()], total / 20).await;
     checkpoint(&api).await;
     // Two become three.
-    let mut c = worker(&url, log.path(), "c");
+    let mut c = worker(&url, &log, "c");
     shared_out(&api, &[("a", 3), ("b", 3), ("c", 2)]).await;
     reaches(&[forebay.api()], total / 5).await;
     // One dies with what it had in its cache; its keys go to the others once its lease is over.
@@ -140,10 +74,10 @@ async fn workers_are_killed_come_and_go_and_every_record_counts_once_without_a_r
     assert!(moved < LEASE + Duration::from_secs(2), "the keys of the dead worker moved on after {moved:?}");
     reaches(&[forebay.api()], total / 3).await;
     // It is back under the same name, and another one under its own takes the place of one that is running.
-    b = worker(&url, log.path(), "b");
+    b = worker(&url, &log, "b");
     c.signal(Signal::KILL);
     c.ended().await;
-    c = worker(&url, log.path(), "c");
+    c = worker(&url, &log, "c");
     shared_out(&api, &[("a", 3), ("b", 3), ("c", 2)]).await;
     reaches(&[forebay.api()], total / 2).await;
     // One leaves in peace: what it has done is not done again.
@@ -151,7 +85,7 @@ async fn workers_are_killed_come_and_go_and_every_record_counts_once_without_a_r
     let exit = a.ended().await;
     assert_eq!(exit.code, Some(0), "{exit:?}");
     shared_out(&api, &[("b", 4), ("c", 4)]).await;
-    is_exact(&[forebay.api()]).await;
+    log.is_exact(&[forebay.api()]).await;
     assert_eq!(rewinds(&api).await, 0);
     b.kill().await;
     c.kill().await;
@@ -159,15 +93,15 @@ async fn workers_are_killed_come_and_go_and_every_record_counts_once_without_a_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_is_back_and_its_shards_go_on_where_they_were() {
-    let (mut forebay, log) = (Forebay::dev().await, log());
+    let (mut forebay, log) = (Forebay::dev().await, Log::of(LINES));
     create(&forebay.api(), v1::Backend::Rocksdb).await;
-    let total = u64::from(PARTITIONS) * LINES;
-    let workers = ["a", "b"].map(|id| worker(&forebay.url(), log.path(), id));
+    let total = log.total();
+    let workers = ["a", "b"].map(|id| worker(&forebay.url(), &log, id));
     for share in [10, 4, 2] {
         reaches(&[forebay.api()], total / share).await;
         forebay.kill_and_restart().await;
     }
-    is_exact(&[forebay.api()]).await;
+    log.is_exact(&[forebay.api()]).await;
     assert_eq!(rewinds(&forebay.api()).await, 0);
     for mut worker in workers {
         worker.kill().await;
@@ -177,11 +111,11 @@ async fn a_server_that_dies_is_back_and_its_shards_go_on_where_they_were() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_takes_the_positions_along() {
     for backend in [v1::Backend::Rocksdb, v1::Backend::Memory] {
-        let (forebay, log) = (Forebay::dev().await, log());
+        let (forebay, log) = (Forebay::dev().await, Log::of(LINES));
         let api = forebay.api();
         create(&api, backend).await;
-        let total = u64::from(PARTITIONS) * LINES;
-        let workers = ["a", "b"].map(|id| worker(&forebay.url(), log.path(), id));
+        let total = log.total();
+        let workers = ["a", "b"].map(|id| worker(&forebay.url(), &log, id));
         reaches(&[forebay.api()], total / 10).await;
         let completed = checkpoint(&api).await;
         reaches(&[forebay.api()], total / 4).await;
@@ -189,7 +123,7 @@ async fn a_restore_takes_the_positions_along() {
         let request =
             v1::RestoreJobRequest { job: "orders".into(), checkpoint: completed.id, shards, ..Default::default() };
         api.coordinator().restore_job(request).await.unwrap();
-        is_exact(&[forebay.api()]).await;
+        log.is_exact(&[forebay.api()]).await;
         assert_eq!((rewinds(&api).await, api.describe("orders").await.unwrap().shards.len()), (1, 3));
         for mut worker in workers {
             worker.kill().await;
@@ -202,12 +136,12 @@ async fn only_the_shards_of_a_lost_disk_go_back_and_read_again_what_they_lack() 
     let with = |setup: forebay_integration_tests::harness::Setup| {
         setup.set("coordinator.server_return_wait", "0s").set("coordinator.server_lease", "1s")
     };
-    let (mut cluster, log) = (Cluster::with(2, with).await, log());
+    let (mut cluster, log) = (Cluster::with(2, with).await, Log::of(LINES));
     let api = cluster.api();
     let mut servers: Vec<_> = cluster.servers.iter().map(Forebay::api).collect();
     create(&api, v1::Backend::Rocksdb).await;
-    let total = u64::from(PARTITIONS) * LINES;
-    let workers = ["a", "b"].map(|id| worker(&cluster.coordinator.url(), log.path(), id));
+    let total = log.total();
+    let workers = ["a", "b"].map(|id| worker(&cluster.coordinator.url(), &log, id));
     reaches(&servers, total / 10).await;
     let completed = checkpoint(&api).await;
     reaches(&servers, total / 4).await;
@@ -235,7 +169,7 @@ async fn only_the_shards_of_a_lost_disk_go_back_and_read_again_what_they_lack() 
             assert_eq!((entry.incarnation, entry.restored_from), (was.incarnation + 1, completed.id));
         }
     }
-    is_exact(&servers).await;
+    log.is_exact(&servers).await;
     assert_eq!(rewinds(&api).await, 0);
     for mut worker in workers {
         worker.kill().await;

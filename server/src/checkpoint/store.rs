@@ -4,8 +4,10 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
+use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use futures::future::join_all;
 use uuid::Uuid;
@@ -16,6 +18,9 @@ use super::{
     memory::MemoryStore,
     objects::{Condition, Error, ObjectStore, Result, SharedStore},
 };
+
+/// How often a proof is begun whose answers are lost.
+const PROOFS_MAX: usize = 5;
 
 /// Opens the store of a URL: `file:///dir` or `/dir`, `s3://bucket/prefix`, `gs://bucket/prefix`,
 /// `az://container/prefix`, `memory://name`.
@@ -97,6 +102,12 @@ pub async fn check_reachable(store: &dyn ObjectStore) -> Result<()> {
 /// both succeed. Leaves nothing behind unless it fails midway (objects named `prove-…` below the prefix).
 pub async fn prove(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
     check_reachable(store).await?;
+    let tries = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_times(PROOFS_MAX - 1);
+    // A lost answer proves nothing, for the store or against it.
+    (|| prove_once(store, prefix)).retry(tries).when(|error| matches!(error, Error::Ambiguous { .. })).await
+}
+
+async fn prove_once(store: &dyn ObjectStore, prefix: &str) -> Result<()> {
     let path = probe_path(prefix);
     let result = prove_at(store, &path).await;
     let cleaned = store.delete(&path).await;
