@@ -17,6 +17,7 @@ S3 ?= 0
 SEEDS ?= 1000
 FIRST ?= 0
 ROUNDS ?= 50
+CLUSTERS ?= 5
 RUNS ?= 5
 TARGET ?= packed_ops
 TIME ?= 60
@@ -82,7 +83,7 @@ simulate:
 
 chaos: setup
 	$(BUILD)
-	$(CARGO_TARGET_DIR)/release/chaos --rounds $(ROUNDS)
+	$(CARGO_TARGET_DIR)/release/chaos --rounds $(ROUNDS) --clusters $(CLUSTERS)
 
 bench:
 	deploy/setup.sh tests
@@ -94,6 +95,7 @@ bench:
 	$(CARGO_TARGET_DIR)/release/bench-latency --runs $(RUNS)
 	$(CARGO_TARGET_DIR)/release/bench-soak --runs $(RUNS)
 	$(CARGO_TARGET_DIR)/release/bench-threads --runs $(RUNS)
+	$(CARGO_TARGET_DIR)/release/bench-failover --runs $(RUNS)
 
 # What it finds stays in the cache: hundreds of inputs, of which few are worth a commit.
 FOUND := $(CACHE)/fuzz/$(TARGET)

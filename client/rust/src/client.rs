@@ -217,7 +217,7 @@ impl Client {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         retry(|| async {
-            let answer = async { Ok::<_, Error>(call(self.state_service(address).await?).await?) }.await;
+            let answer = async { call(self.state_service(address).await?).await.map_err(of_server) }.await;
             if answer.is_err() {
                 self.inner.routing.remove(&address.job);
             }
@@ -256,6 +256,15 @@ impl Client {
             async move { state.append(request).await }
         })
         .await
+    }
+}
+
+/// What a server says. One that has just started has not heard of the jobs that the coordinator knows.
+fn of_server(status: Status) -> Error {
+    let refused = Refused::from_status(&status);
+    match refused.reason {
+        ErrorReason::JobUnknown => Error::from(Refused::new(ErrorReason::ShardMoved, refused.message)),
+        _ => Error::from(status),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `make chaos ROUNDS=n`: real processes killed with SIGKILL at random moments, a worker with a server and a coordinator;
 //! then whole clusters, whose processes also stand still and lose each other. Exact each time.
 
-use std::path::PathBuf;
+use std::{fs::OpenOptions, io::Write as _, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -28,6 +28,9 @@ struct Args {
     /// Records of a round.
     #[arg(long, default_value_t = 40_000)]
     records: usize,
+    /// Document that a line about this run is added to.
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -50,13 +53,32 @@ async fn main() -> Result<()> {
     }
     // A round that is not exact has ended the run with an error.
     println!("chaos: rounds {}, kills {kills}, between barrier and commit {between}, lost 0, doubled 0", args.rounds);
-    clusters(&args).await?;
     ensure!(between > 0 || args.rounds < 5, "no kill came between a barrier and its commit: more rounds are needed");
+    let clusters = clusters(&args).await?;
+    println!("chaos: {clusters}, lost 0, doubled 0");
+    if let Some(path) = &args.record {
+        let last = args.first + args.rounds.max(args.clusters);
+        let line = format!(
+            "| {} | {}–{} | {kills} kills, {between} between barrier and commit | {clusters} |\n",
+            commit()?,
+            args.first,
+            last - 1
+        );
+        let file = OpenOptions::new().append(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).with_context(|| path.display().to_string())?;
+    }
     Ok(())
 }
 
-async fn clusters(args: &Args) -> Result<()> {
+/// The commit that is checked out.
+fn commit() -> Result<String> {
+    let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+async fn clusters(args: &Args) -> Result<String> {
     let faults = orders::chaos::Faults { kills: 12, pauses: 4, partitions: 4, rescales: 2 };
+    let (mut takeovers, mut lines) = (0, 0);
     for seed in args.first..args.first + args.clusters {
         let done = orders::chaos::run(seed, faults, v1::Backend::Rocksdb).await?;
         let seconds = done.took.as_secs_f64();
@@ -67,6 +89,15 @@ async fn clusters(args: &Args) -> Result<()> {
             done.lines,
             done.lines as f64 / seconds
         );
+        takeovers += done.takeovers;
+        lines += done.lines;
     }
-    Ok(())
+    let all = |count: usize| count as u64 * args.clusters;
+    Ok(format!(
+        "{} kills, {} pauses, {} partitions, {} workers that came or left; {takeovers} takeovers, {lines} lines",
+        all(faults.kills),
+        all(faults.pauses),
+        all(faults.partitions),
+        all(faults.rescales)
+    ))
 }

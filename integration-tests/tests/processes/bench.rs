@@ -30,7 +30,7 @@ fn quick(bench: &str) -> (String, TempDir, Map<String, Value>) {
     let out = tempfile::tempdir().unwrap();
     let mut run = Command::new(binary(bench));
     run.args(["--quick", "--runs", "1", "--out"]).arg(out.path());
-    if !["bench", "bench-threads"].contains(&bench) {
+    if !["bench", "bench-threads", "bench-failover"].contains(&bench) {
         run.arg("--plots").arg(out.path());
     }
     let run = run.output().unwrap();
@@ -100,6 +100,20 @@ fn a_quick_run_of_the_bench_of_threads_measures_every_way_on_both_backends() {
             has_all(&ratios, ["", "p99_"].map(|what| format!("threads_{what}{backend}_16_shards_vs_{way}")));
         }
     }
+}
+
+#[test]
+fn a_quick_run_of_the_failover_bench_measures_every_row_of_its_document() {
+    let (_, _, ratios) = quick("bench-failover");
+    has_all(
+        &ratios,
+        [
+            "takeover_vs_lease",
+            "takeover_p99_vs_before",
+            "server_back_first_write_vs_2s",
+            "server_back_last_shard_vs_allowed",
+        ],
+    );
 }
 
 #[test]

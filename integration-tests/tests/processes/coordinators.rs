@@ -268,7 +268,7 @@ mod bucket {
         let meanwhile = api.describe("job").await.unwrap();
         let request = v1::ListCheckpointsRequest { job: "job".into() };
         let failed = api.coordinator().list_checkpoints(request).await.unwrap().into_inner().failed;
-        assert!(failed.len() > 1, "checkpoints fail, and are counted: {failed:?}");
+        assert!(!failed.is_empty(), "checkpoints fail, and are counted: {failed:?}");
         s3.faults().clear();
         eventually("checkpoints complete again", || async {
             (api.describe("job").await.ok()?.last_checkpoint > meanwhile.last_checkpoint).then_some(())

@@ -46,9 +46,9 @@ impl Caller {
             match send(&self.api, id.clone()).await {
                 Ok(answer) => return ((began, self.clock.fetch_add(1, Ordering::SeqCst)), answer),
                 Err(status) => {
-                    // A connection that breaks leaves a cause of its own.
+                    // A server that has just started knows of no job yet.
                     let again =
-                        matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Aborted);
+                        matches!(status.code(), Code::Unavailable | Code::Unknown | Code::NotFound | Code::Aborted);
                     assert!(again, "{status:?}");
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -132,7 +132,7 @@ impl Caller {
                 histories[key].1.push(self.list(key).await);
             }
             made += 1;
-            tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..20))).await;
+            tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..3))).await;
         }
         histories
     }

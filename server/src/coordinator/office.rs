@@ -44,6 +44,8 @@ pub struct Office {
     me: Candidate,
     config: Config,
     election: Mutex<Election>,
+    /// Of the present term, or of the last one.
+    mandate: Mutex<Mandate>,
     /// Called when something was said that the record should tell.
     called: Notify,
     leads: watch::Sender<Option<Arc<Coordinator>>>,
@@ -55,7 +57,6 @@ pub struct Office {
 #[derive(Debug)]
 struct Term {
     epoch: u64,
-    mandate: Mandate,
     over: CancellationToken,
     task: JoinHandle<Result<(), Error>>,
 }
@@ -79,9 +80,10 @@ impl Office {
             succeeds: config.succeeds.clone(),
         };
         let election = Mutex::new(Election::new(me.clone(), Uuid::new_v4().simple().to_string()));
+        let (mandate, called) = (Mutex::new(Mandate::until(i64::MIN)), Notify::new());
         let (leads, _) = watch::channel(None);
         let (settled, _) = watch::channel(false);
-        Arc::new(Self { stores, cluster, me, config, election, called: Notify::new(), leads, settled })
+        Arc::new(Self { stores, cluster, me, config, election, mandate, called, leads, settled })
     }
 
     /// Runs until `stop` is cancelled, and then resigns. An error means that what it should coordinate is damaged.
@@ -146,9 +148,7 @@ impl Office {
         let answer = self.election().stands_by(request, boot_ms());
         if answer.as_ref().is_ok_and(|answer| answer.yields) {
             // Before the answer goes out: behind it nothing may be said.
-            if let Some(coordinator) = &*self.leads.borrow() {
-                coordinator.mandate().end();
-            }
+            self.mandate().end();
             info!(to = request.name, "this coordinator does not reach the store and yields to one that does");
         }
         self.called.notify_one();
@@ -180,6 +180,10 @@ impl Office {
         self.election.lock().expect("no panics under this lock")
     }
 
+    fn mandate(&self) -> MutexGuard<'_, Mandate> {
+        self.mandate.lock().expect("no panics under this lock")
+    }
+
     /// Has the store do one thing; returns how long to wait before the next.
     async fn step(&self) -> Duration {
         let sent_ms = boot_ms();
@@ -207,6 +211,13 @@ impl Office {
         self.pause()
     }
 
+    /// Moves the end of the mandate to where the election says that it is.
+    fn heed(&self) {
+        if let Some((_, until_ms)) = self.election().mandate() {
+            self.mandate().extend(until_ms);
+        }
+    }
+
     async fn read(&self) -> Result<Option<(v1::LeaderRecord, Version)>, Error> {
         let path = self.cluster.leader();
         match self.stores.own().get(&path).await {
@@ -223,27 +234,28 @@ impl Office {
 
     /// Begins and ends terms as the election says.
     async fn follow(self: &Arc<Self>, term: &mut Option<Term>) -> Result<(), Error> {
-        let mandate = {
-            let mut election = self.election();
-            election.end_if_over(boot_ms());
-            election.mandate()
-        };
+        self.election().end_if_over(boot_ms());
+        let mandate = self.election().mandate();
         if let Some(over) = term.take_if(|term| mandate.is_none_or(|(epoch, _)| epoch != term.epoch)) {
             warn!(epoch = over.epoch, "this coordinator leads no more");
+            self.mandate().end();
             over.end().await?;
         }
         match (mandate, &term) {
-            (Some((_, until_ms)), Some(term)) => term.mandate.extend(until_ms),
-            (Some((epoch, until_ms)), None) => *term = Some(self.begin(epoch, until_ms)),
+            (Some((epoch, until_ms)), None) => {
+                *self.mandate() = Mandate::until(until_ms);
+                *term = Some(self.begin(epoch));
+            }
+            (Some(_), Some(_)) => self.heed(),
             (None, _) => {}
         }
         Ok(())
     }
 
-    fn begin(self: &Arc<Self>, epoch: u64, until_ms: i64) -> Term {
-        let (mandate, over) = (Mandate::until(until_ms), CancellationToken::new());
-        let task = tokio::spawn(self.clone().coordinate(epoch, mandate.clone(), over.clone()));
-        Term { epoch, mandate, over, task }
+    fn begin(self: &Arc<Self>, epoch: u64) -> Term {
+        let (mandate, over) = (self.mandate().clone(), CancellationToken::new());
+        let task = tokio::spawn(self.clone().coordinate(epoch, mandate, over.clone()));
+        Term { epoch, over, task }
     }
 
     /// One term: takes up the jobs, and serves until it is over.
@@ -277,6 +289,7 @@ impl Office {
 
     async fn resign(&self, term: Option<Term>) {
         let Some(term) = term else { return };
+        self.mandate().end();
         if let Err(error) = term.end().await {
             warn!(%error, "the last term ended badly");
         }
@@ -293,7 +306,6 @@ impl Office {
 
 impl Term {
     async fn end(self) -> Result<(), Error> {
-        self.mandate.end();
         self.over.cancel();
         self.task.await.expect("a term does not panic")
     }

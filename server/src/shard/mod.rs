@@ -169,6 +169,10 @@ impl Shards {
         let uid = self.names.get(name).map(|uid| uid.clone());
         let job = uid.and_then(|uid| self.jobs.get(&uid).map(|job| job.view()));
         job.ok_or_else(|| {
+            if !self.environment.lease.valid() {
+                let message = "this server has no lease yet, and was told of no jobs: retry until it is linked";
+                return Refused::new(Reason::LeaseExpired, message);
+            }
             let message = format!("there is no job {name:?} on this server: create it, or ask the coordinator");
             Refused::new(Reason::JobUnknown, message)
         })
