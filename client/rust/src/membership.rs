@@ -175,8 +175,8 @@ impl Membership {
                     Err(status) => return self.refused(&status),
                 },
                 _ = heartbeat.tick() => {
-                    // Half of the lease is left to find another coordinator.
-                    if asked.front().is_some_and(|asked| asked.elapsed() > self.lease_length / 2) {
+                    // A quarter of the lease is left to find another coordinator.
+                    if asked.front().is_some_and(|asked| asked.elapsed() > self.lease_length * 3 / 4) {
                         return End::Broken("heartbeats are not answered".into());
                     }
                     asked.push_back(Instant::now());

@@ -15,7 +15,8 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     first: u64,
     /// A deliberate bug that should be found: mark-outside-the-write, duplicate-before-durable,
-    /// barrier-ahead-of-refused-batch, partial-rewind, stale-positions, share-keeps-epochs. Needs the cargo feature
+    /// barrier-ahead-of-refused-batch, partial-rewind, stale-positions, share-keeps-epochs,
+    /// speaks-behind-its-mandate. Needs the cargo feature
     /// seeded-bugs.
     #[arg(long, value_parser = bug)]
     bug: Option<Bug>,

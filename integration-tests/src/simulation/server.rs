@@ -160,7 +160,7 @@ impl Server {
 
     fn beat(&mut self, env: &mut Env, id: ConnectionId) {
         let Some(link) = self.link.as_mut().filter(|link| link.id == id) else { return };
-        let patience_us = env.settings.server_lease_ms * 500;
+        let patience_us = env.settings.server_lease_ms * 750;
         if link.sent_us.front().is_some_and(|(_, sent_us)| env.now_us - sent_us > patience_us) {
             env.faults.hit("link given up");
             env.close(id, Side::Client);

@@ -137,7 +137,7 @@ impl Worker {
         if self.connection != Some(id) {
             return;
         }
-        if self.asked_us.front().is_some_and(|asked| env.now_us - asked > Self::lease_us(env) / 2) {
+        if self.asked_us.front().is_some_and(|asked| env.now_us - asked > Self::lease_us(env) * 3 / 4) {
             env.close(id, Side::Client);
             return self.disconnected(env);
         }

@@ -106,6 +106,8 @@ pub struct Election {
     /// True if the store was asked since the last write, and the sight is what it said.
     looked: bool,
     looked_ms: i64,
+    /// Since when the store has answered whenever it was asked.
+    answers_since_ms: Option<i64>,
     office: Office,
     /// The last epoch that it has led under and leads no more.
     ended: u64,
@@ -130,6 +132,7 @@ impl Election {
             sight: None,
             looked: false,
             looked_ms: i64::MIN,
+            answers_since_ms: None,
             office: Office::out(),
             ended: 0,
             tried: Vec::new(),
@@ -227,6 +230,7 @@ impl Election {
     /// Takes what the store holds.
     pub fn read(&mut self, found: Option<(v1::LeaderRecord, Version)>, now_ms: i64) {
         (self.looked, self.looked_ms) = (true, now_ms);
+        self.answers_since_ms.get_or_insert(now_ms);
         let Some((record, version)) = found else {
             // Nobody but people delete it: whoever led by it leads no more.
             self.end();
@@ -276,7 +280,7 @@ impl Election {
 
     /// Takes note that nobody knows whether a write landed, or that it did not: the record tells.
     pub fn unknown(&mut self) {
-        self.looked = false;
+        (self.looked, self.answers_since_ms) = (false, None);
     }
 
     /// The epoch that it leads under and until when it may; `None` if it does not lead.
@@ -360,11 +364,16 @@ impl Election {
             address: self.me.address.clone(),
             epoch: record.epoch,
             heard_ms: if *epoch == record.epoch { *heard_ms } else { 0 },
-            // Only if it has looked of late: it may be away from the store as well.
-            expired: now_ms.saturating_sub(self.looked_ms) <= self.me.lease_ms / 2
-                && now_ms - since_ms >= self.lease_of(record),
+            expired: now_ms - since_ms >= self.lease_of(record) && self.reaches_the_store(now_ms),
             ..Default::default()
         })
+    }
+
+    /// True if the store has answered for a while, and of late: after an outage the leader may renew first.
+    fn reaches_the_store(&self, now_ms: i64) -> bool {
+        let half_ms = self.me.lease_ms / 2;
+        let for_a_while = self.answers_since_ms.is_some_and(|since_ms| now_ms - since_ms >= half_ms);
+        for_a_while && now_ms.saturating_sub(self.looked_ms) <= half_ms
     }
 
     /// Takes the leader's answer, heard at `now_ms`. Behind it, it takes no office for a lease.

@@ -156,10 +156,10 @@ impl Link {
         applier.send((wanted, lapses)).ok();
     }
 
-    /// Sends a heartbeat. An error if those before it are not answered: whoever leads by then is elsewhere, and half of
-    /// the lease is left to find it.
+    /// Sends a heartbeat. An error if those before it are not answered: whoever leads by then is elsewhere, and a quarter
+    /// of the lease is left to find it.
     async fn heartbeat(&mut self) -> Result<(), tonic::Status> {
-        if self.sent.front().is_some_and(|(_, sent)| boot_ms() - sent > self.lease_ms / 2) {
+        if self.sent.front().is_some_and(|(_, sent)| boot_ms() - sent > self.lease_ms * 3 / 4) {
             return Err(tonic::Status::deadline_exceeded("heartbeats are not answered"));
         }
         self.sequence += 1;

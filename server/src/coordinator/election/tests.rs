@@ -172,6 +172,20 @@ fn a_leader_without_the_store_yields_to_one_that_has_it() {
 }
 
 #[test]
+fn when_the_store_is_back_for_all_the_leader_may_renew_before_anybody_says_that_it_is_late() {
+    let (mut one, mut other, mut store) = pair();
+    for now_ms in (100..5_000).step_by(200) {
+        other.unknown();
+        assert!(!says(&mut other, &mut one, now_ms).yields);
+    }
+    turn(&mut other, &mut store, 5_000);
+    assert!(!says(&mut other, &mut one, 5_010).yields);
+    turn(&mut one, &mut store, 5_200);
+    turn(&mut other, &mut store, 5_600);
+    assert!(!says(&mut other, &mut one, 5_700).yields && leads(&one, 5_700));
+}
+
+#[test]
 fn who_resigns_is_followed_at_once() {
     let (mut one, mut other, mut store) = pair();
     let (record, condition) = one.resignation(10).unwrap();
