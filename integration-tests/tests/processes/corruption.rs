@@ -37,7 +37,8 @@ struct Scene {
 
 /// Without a log everything is in SSTs at a checkpoint; with one it is in the log.
 async fn scene(setup: Setup, durability: v1::Durability) -> Scene {
-    let forebay = setup.start().await;
+    // Whoever loses its disk follows its former self when that one's lease is over.
+    let forebay = setup.set("coordinator.lease", "200ms").start().await;
     let api = forebay.api();
     let spec = JobBuilder::shared("job", 1).with(|spec| spec.set_durability(durability)).build();
     let job = Job::create(&api, spec, &[value("last"), list("legs")]).await;

@@ -86,11 +86,12 @@ impl Office {
         Arc::new(Self { stores, cluster, me, config, election, mandate, called, leads, settled })
     }
 
-    /// Runs until `stop` is cancelled, and then resigns. An error means that what it should coordinate is damaged.
+    /// Runs until `stop` is cancelled, and then resigns. An error means that the record, or what it should
+    /// coordinate, is damaged.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> Result<(), Error> {
         let mut term: Option<Term> = None;
         loop {
-            let pause = self.step().await;
+            let pause = self.step().await?;
             self.follow(&mut term).await?;
             if pause.is_zero() {
                 continue;
@@ -184,13 +185,13 @@ impl Office {
         self.mandate.lock().expect("no panics under this lock")
     }
 
-    /// Has the store do one thing; returns how long to wait before the next.
-    async fn step(&self) -> Duration {
+    /// Has the store do one thing; returns how long to wait before the next. An error means that the record is damaged.
+    async fn step(&self) -> Result<Duration, Error> {
         let sent_ms = boot_ms();
         let step = self.election().next(sent_ms);
         let patience = Duration::from_millis(self.me.lease_ms.unsigned_abs() / 2);
         let done = match step {
-            Step::Wait(pause_ms) => return Duration::from_millis(pause_ms.max(1).unsigned_abs()),
+            Step::Wait(pause_ms) => return Ok(Duration::from_millis(pause_ms.max(1).unsigned_abs())),
             Step::Read => timeout(patience, self.read())
                 .await
                 .map(|found| found.map(|found| self.election().read(found, boot_ms()))),
@@ -199,16 +200,18 @@ impl Office {
                 .map(|written| written.map(|version| self.election().wrote(record, version, sent_ms, boot_ms()))),
         };
         match done {
-            Ok(Ok(())) => return Duration::ZERO,
+            Ok(Ok(())) => return Ok(Duration::ZERO),
             Ok(Err(Error::Store(objects::Error::Conflict { .. }))) => {
                 self.election().unknown();
-                return Duration::ZERO;
+                return Ok(Duration::ZERO);
             }
+            // Nobody can be elected by it, and people have to put it right.
+            Ok(Err(error @ Error::Damaged(_))) => return Err(error),
             Ok(Err(error)) => warn!(%error, "the election record cannot be read or written yet"),
             Err(_) => warn!(?patience, "the store does not answer for the election record"),
         }
         self.election().unknown();
-        self.pause()
+        Ok(self.pause())
     }
 
     /// Moves the end of the mandate to where the election says that it is.
