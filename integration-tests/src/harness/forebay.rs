@@ -57,6 +57,11 @@ impl Forebay {
         self.process.kill().await;
     }
 
+    /// True if it has ended by now.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub async fn terminate(&mut self) -> Exit {
         self.process.signal(Signal::TERM);

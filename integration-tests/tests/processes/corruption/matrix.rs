@@ -5,7 +5,7 @@
 //! must hold is that everything goes back together, to exactly the checkpoint that this head lists.
 
 use forebay_integration_tests::{
-    harness::PATIENCE,
+    harness::{Exit, PATIENCE},
     matrix::{Outcome, Share, Tally},
 };
 use futures::{StreamExt, stream};
@@ -68,28 +68,35 @@ impl Stage {
     async fn observe(&mut self, row: Row, kind: Kind) -> Outcome {
         let names = &self.target.names;
         let named = |text: &str| names.iter().any(|name| text.contains(name));
+        let ended = |exit: &Exit| match named(&exit.stderr) {
+            true => Outcome::Clear(exit.stderr.lines().last().unwrap_or_default().into()),
+            false => Outcome::Silent(format!("it does not start, and names none of {names:?}: {}", exit.stderr)),
+        };
         if let Err(exit) = self.scene.forebay.try_restart().await {
-            return match named(&exit.stderr) {
-                true => Outcome::Clear(exit.stderr.lines().last().unwrap_or_default().into()),
-                false => Outcome::Silent(format!("it does not start, and names none of {names:?}: {}", exit.stderr)),
-            };
+            return ended(&exit);
         }
-        let (api, job) = (&self.scene.api, &self.scene.job);
+        let (api, job, forebay) = (&self.scene.api, &self.scene.job, &mut self.scene.forebay);
         let asking = async {
             loop {
                 match api.get(job.at("last", "N7")).await {
-                    Ok(_) => return None,
-                    Err(status) if status.code() == Code::DataLoss => return Some(status),
+                    Ok(_) => return Ok(None),
+                    Err(status) if status.code() == Code::DataLoss => return Ok(Some(status)),
                     // A server that has just started does not know its jobs yet; the coordinator, once it serves, does.
                     Err(status) if status.code() == Code::NotFound => match api.describe("job").await {
-                        Err(status) if status.code() == Code::NotFound => return Some(status),
+                        Err(status) if status.code() == Code::NotFound => return Ok(Some(status)),
                         _ => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
                     },
+                    // It reads what is damaged when it takes office, which is behind its former self's lease.
+                    Err(_) if forebay.has_ended() => return Err(forebay.terminate().await),
                     Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
                 }
             }
         };
         let Ok(said) = tokio::time::timeout(PATIENCE, asking).await else { return Outcome::Hanging };
+        let said = match said {
+            Ok(said) => said,
+            Err(exit) => return ended(&exit),
+        };
         match said {
             Some(status) if !named(status.message()) => {
                 Outcome::Silent(format!("none of {names:?} is named: {status:?}"))
