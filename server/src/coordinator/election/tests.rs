@@ -370,9 +370,9 @@ impl World {
     }
 
     fn hear(&mut self, now_ms: i64) {
-        let due;
+        let due: Vec<_>;
         (due, self.said) = self.said.drain(..).partition(|(at_ms, ..)| *at_ms <= now_ms);
-        for (_, from, to, said) in Vec::<(i64, usize, usize, Said)>::from(due) {
+        for (_, from, to, said) in due {
             let node = &mut self.nodes[to];
             if !node.goes(now_ms) || now_ms < node.apart_until_ms {
                 continue;
