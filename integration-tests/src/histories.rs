@@ -125,6 +125,9 @@ impl<A: Act> Search<'_, A> {
 mod tests {
     use super::*;
 
+    /// What is wrong with a history, and its calls: when they began and ended.
+    type Bad<'a, A> = (&'a str, &'a [(u64, u64, A)]);
+
     fn history<A: Clone>(calls: &[(u64, u64, A)]) -> Vec<Call<A>> {
         calls.iter().map(|(from, to, act)| Call { span: (*from, *to), act: act.clone() }).collect()
     }
@@ -140,7 +143,7 @@ mod tests {
     #[test]
     fn each_kind_of_bad_history_is_found() {
         use Value::*;
-        let bad: [(&str, &[(u64, u64, Value)]); 6] = [
+        let bad: [Bad<'_, Value>; 6] = [
             ("a stale read", &[(0, 1, Put(1)), (2, 3, Put(2)), (4, 5, Get(Some(1)))]),
             ("a lost write", &[(0, 1, Put(1)), (2, 3, Get(None))]),
             ("a read of what is not written yet", &[(0, 1, Get(Some(1))), (2, 3, Put(1))]),
@@ -154,7 +157,7 @@ mod tests {
         for (what, calls) in bad {
             assert!(check(&history(calls)).is_err(), "{what}");
         }
-        let bad: [(&str, &[(u64, u64, List)]); 3] = [
+        let bad: [Bad<'_, List>; 3] = [
             ("a lost append", &[(0, 1, List::Append(1)), (2, 3, List::Append(2)), (4, 5, List::Get(vec![2]))]),
             ("one that is there twice", &[(0, 1, List::Append(1)), (2, 3, List::Get(vec![1, 1]))]),
             (
