@@ -75,10 +75,7 @@ async fn main() -> Result<()> {
 async fn job(pair: &Pair) -> Job {
     let spec = JobBuilder::shared("job", SHARDS).with(|spec| spec.lease_ms = SERVER_LEASE.as_millis() as u64);
     let api = pair.coordinators[0].api();
-    let (_, states) = (api.create(spec.build()).await.expect("the job can be created"), [value("value")]);
-    let states = api.register("job", "op", states.to_vec()).await.expect("the state can be registered");
-    api.serving("job").await;
-    Job { name: "job".into(), info: api.serving("job").await, states, routes: Vec::new() }
+    Job::create(&api, spec.build(), &[value("value")]).await
 }
 
 /// Kills the leader under traffic. Returns how long until the other one leads, and callers' p99 in milliseconds in that

@@ -129,6 +129,15 @@ impl Api {
         Ok(self.coordinator().list_servers(v1::ListServersRequest {}).await?.into_inner().servers)
     }
 
+    /// Waits until so many servers are linked to the coordinator.
+    pub async fn linked(&self, servers: usize) {
+        eventually("all servers are linked", || async {
+            let listed = self.servers().await.ok()?;
+            (listed.iter().filter(|server| server.connected).count() == servers).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until every shard of a job is established and serves, and returns the job.
     pub async fn serving(&self, job: &str) -> v1::JobInfo {
         eventually(&format!("job {job:?} serves"), || async {

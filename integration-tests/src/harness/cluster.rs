@@ -36,12 +36,7 @@ impl Cluster {
 
     /// Waits until all servers are linked to the coordinator.
     pub async fn linked(&self) {
-        let api = self.api();
-        eventually("all servers are linked", || async {
-            let listed = api.servers().await.ok()?;
-            (listed.iter().filter(|server| server.connected).count() == self.servers.len()).then_some(())
-        })
-        .await;
+        self.api().linked(self.servers.len()).await;
     }
 }
 
@@ -106,12 +101,7 @@ impl Pair {
 
     /// Waits until all servers are linked to the leader.
     pub async fn linked(&self, leader: usize) {
-        let api = self.coordinators[leader].api();
-        eventually("all servers are linked", || async {
-            let listed = api.servers().await.ok()?;
-            (listed.iter().filter(|server| server.connected).count() == self.servers.len()).then_some(())
-        })
-        .await;
+        self.coordinators[leader].api().linked(self.servers.len()).await;
     }
 }
 

@@ -163,11 +163,7 @@ impl Cluster {
             proxy.retarget(servers[index].port());
         }
         let api = coordinators[0].api();
-        eventually("all servers are linked", || async {
-            let listed = api.servers().await.ok()?;
-            (listed.iter().filter(|server| server.connected).count() == SERVERS).then_some(())
-        })
-        .await;
+        api.linked(SERVERS).await;
         let mut spec = job(LEASE, backend);
         spec.checkpoints.get_or_insert_default().interval_ms = Some(500);
         api.create(spec).await?;

@@ -335,7 +335,7 @@ impl Election {
         if request.expired && !fresh {
             // It reaches the store, and this one does not.
             self.end();
-            return Ok(v1::StandByResponse { clock_ms: now_ms, enrolled: false, yields: true });
+            return Ok(v1::StandByResponse { clock_ms: now_ms, yields: true });
         }
         // Nobody is taken in while that could end the mandate: the record cannot be written then anyway.
         if fresh || standbys.contains_key(name) {
@@ -350,9 +350,7 @@ impl Election {
                 standing.promised_from_ms = standing.promised_from_ms.max(request.heard_ms);
             }
         }
-        let record = self.sight.as_ref().map(|sight| &sight.record);
-        let enrolled = record.is_some_and(|record| record.standbys.iter().any(|standby| standby.name == *name));
-        Ok(v1::StandByResponse { clock_ms: now_ms, enrolled, yields: false })
+        Ok(v1::StandByResponse { clock_ms: now_ms, yields: false })
     }
 
     /// Whom to tell that it stands by, and what; `None` if there is nobody.

@@ -45,7 +45,7 @@ use crate::{
     lease::wall_ms,
 };
 
-/// Why a coordinator could not start.
+/// Why a coordinator could not start, or its cluster not be found.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A head cannot be read.

@@ -32,6 +32,12 @@ impl Mandate {
         self.0.store(i64::MIN, Ordering::Release);
     }
 
+    /// When it ends, on [`boot_ms`]'s clock.
+    #[cfg(test)]
+    pub fn ends(&self) -> i64 {
+        self.0.load(Ordering::Acquire)
+    }
+
     /// True until it ends.
     pub fn is_valid(&self) -> bool {
         boot_ms() < self.0.load(Ordering::Acquire)

@@ -146,10 +146,13 @@ impl Office {
                 format!("coordinator {:?} is of cluster {theirs}, this one of {ours}: check its address", request.name);
             return Err(Refused::new(v1::ErrorReason::SettingsConflict, message));
         }
-        let answer = self.election().stands_by(request, boot_ms());
+        let mut election = self.election();
+        let answer = election.stands_by(request, boot_ms());
+        // Before the answer goes out, and before the record can name whom it takes in: behind that nothing may be said
+        // under a mandate that knows nothing of it.
+        self.heed(&election);
+        drop(election);
         if answer.as_ref().is_ok_and(|answer| answer.yields) {
-            // Before the answer goes out: behind it nothing may be said.
-            self.mandate().end();
             info!(to = request.name, "this coordinator does not reach the store and yields to one that does");
         }
         self.called.notify_one();
@@ -215,9 +218,10 @@ impl Office {
     }
 
     /// Moves the end of the mandate to where the election says that it is.
-    fn heed(&self) {
-        if let Some((_, until_ms)) = self.election().mandate() {
-            self.mandate().extend(until_ms);
+    fn heed(&self, election: &Election) {
+        match election.mandate() {
+            Some((_, until_ms)) => self.mandate().extend(until_ms),
+            None => self.mandate().end(),
         }
     }
 
@@ -237,22 +241,30 @@ impl Office {
 
     /// Begins and ends terms as the election says.
     async fn follow(self: &Arc<Self>, term: &mut Option<Term>) -> Result<(), Error> {
-        self.election().end_if_over(boot_ms());
-        let mandate = self.election().mandate();
-        if let Some(over) = term.take_if(|term| mandate.is_none_or(|(epoch, _)| epoch != term.epoch)) {
+        let epoch = self.heed_term(term.as_ref().map(|term| term.epoch));
+        if let Some(over) = term.take_if(|term| epoch != Some(term.epoch)) {
             warn!(epoch = over.epoch, "this coordinator leads no more");
-            self.mandate().end();
             over.end().await?;
         }
-        match (mandate, &term) {
-            (Some((epoch, until_ms)), None) => {
-                *self.mandate() = Mandate::until(until_ms);
-                *term = Some(self.begin(epoch));
-            }
-            (Some(_), Some(_)) => self.heed(),
-            (None, _) => {}
+        if let (Some(epoch), None) = (epoch, &term) {
+            *term = Some(self.begin(epoch));
         }
         Ok(())
+    }
+
+    /// The epoch that it leads under, with a mandate of its own if it is another than that of the present term.
+    fn heed_term(&self, present: Option<u64>) -> Option<u64> {
+        let mut election = self.election();
+        election.end_if_over(boot_ms());
+        let (epoch, until_ms) = election.mandate().unzip();
+        if epoch != present {
+            self.mandate().end();
+        }
+        match until_ms.filter(|_| epoch != present) {
+            Some(until_ms) => *self.mandate() = Mandate::until(until_ms),
+            None => self.heed(&election),
+        }
+        epoch
     }
 
     fn begin(self: &Arc<Self>, epoch: u64) -> Term {
@@ -279,9 +291,8 @@ impl Office {
         loop {
             let (stores, cluster, me) = (self.stores.clone(), self.cluster.clone(), &self.me);
             match Coordinator::start(stores, cluster, me, epoch, mandate.clone(), &self.config).await {
-                // A later one has taken office; the record will tell.
-                Err(Error::Head(OpenError::Deposed { .. })) => {}
-                Err(error @ (Error::Store(_) | Error::Head(OpenError::Store(_)))) => {
+                // Of a later one that has taken office the record will tell.
+                Err(error @ (Error::Store(_) | Error::Head(OpenError::Store(_) | OpenError::Deposed { .. }))) => {
                     warn!(%error, "the jobs cannot be taken up yet");
                 }
                 done => return done,
@@ -311,5 +322,49 @@ impl Term {
     async fn end(self) -> Result<(), Error> {
         self.over.cancel();
         self.task.await.expect("a term does not panic")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::store::{self, StoreConfig},
+        coordinator::marker,
+    };
+
+    #[tokio::test]
+    async fn who_is_taken_in_is_heeded_before_the_record_can_name_it() {
+        let store = store::open("memory://", &StoreConfig::default()).await.unwrap();
+        let cluster = marker::found(&store, 0).await.unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let stores = Stores::new(store, StoreConfig::default(), Vec::new(), scratch.path().to_owned());
+        let cluster_id = cluster.id().to_owned();
+        let config = Config { lease: Some(Duration::from_secs(2)), ..Config::default() };
+        let office = Office::new(Arc::new(stores), cluster, "c0", "http://c0", "disk", config);
+        let mut term = None;
+        while term.is_none() {
+            office.step().await.unwrap();
+            office.follow(&mut term).await.unwrap();
+        }
+        let mandate = office.mandate().clone();
+        assert_eq!(mandate.ends(), i64::MAX, "nobody could follow it");
+        let request = v1::StandByRequest { name: "c1".into(), cluster_id, epoch: 1, ..Default::default() };
+        office.stands_by(&request).unwrap();
+        assert!(office.standbys().is_empty(), "the record does not name it yet");
+        assert!(mandate.is_valid() && mandate.ends() <= boot_ms() + office.me.lease_ms);
+        while office.standbys().is_empty() {
+            office.step().await.unwrap();
+        }
+        // A renewal moves the end on, when it is due.
+        let before = mandate.ends();
+        while mandate.ends() == before {
+            let pause = office.step().await.unwrap();
+            office.follow(&mut term).await.unwrap();
+            sleep(pause).await;
+        }
+        assert!(mandate.is_valid());
+        office.resign(term).await;
+        assert!(!mandate.is_valid() && office.leads().is_err());
     }
 }

@@ -76,7 +76,8 @@ fn pair() -> (Election, Election, Store) {
     says(&mut other, &mut one, 0);
     turn(&mut one, &mut store, 1);
     turn(&mut other, &mut store, 2);
-    assert!(says(&mut other, &mut one, 3).enrolled);
+    says(&mut other, &mut one, 3);
+    assert_eq!(one.standbys().len(), 1);
     (one, other, store)
 }
 
