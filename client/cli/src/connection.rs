@@ -148,6 +148,12 @@ impl Connection {
         Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
+    /// Returns how long to wait before another coordinator is asked for one that cannot be reached.
+    fn other_may_answer(&self, failure: &Failure) -> Option<Duration> {
+        let unreachable = matches!(failure, Failure::Unreachable { .. });
+        (unreachable && self.coordinators.len() > 1).then_some(Duration::from_millis(100))
+    }
+
     async fn retry<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
         let timeout = self.timeout.unwrap_or(TIMEOUT);
         let deadline = Instant::now() + timeout;
@@ -159,7 +165,7 @@ impl Connection {
                 Err(_) => return Err(last.unwrap_or(Failure::Silent(timeout))),
             };
             self.current.fetch_add(1, Ordering::Relaxed);
-            match failure.retry_after() {
+            match failure.retry_after().or_else(|| self.other_may_answer(&failure)) {
                 Some(wait) if Instant::now() + wait < deadline => sleep(wait).await,
                 _ => return Err(failure),
             }
@@ -239,10 +245,13 @@ mod tests {
         let connection = Connection::new("127.0.0.1:1, http://127.0.0.1:2", Some(Duration::from_millis(700)));
         assert_eq!(connection.addresses(), "http://127.0.0.1:1,http://127.0.0.1:2");
         assert_eq!(connection.address(), "http://127.0.0.1:1");
-        let failed = connection.routing("job").await.unwrap_err();
-        assert!(failed.retry_after().is_some(), "{failed}");
-        connection.call(async |mut it| it.list_jobs(ListJobsRequest {}).await).await.unwrap_err();
+        let failed = connection.call(async |mut it| it.list_jobs(ListJobsRequest {}).await).await.unwrap_err();
+        assert!(matches!(failed, Failure::Unreachable { .. }), "{failed}");
         assert!(connection.current.load(Ordering::Relaxed) > 1);
+        // One that stands alone is not waited for.
+        let alone = Connection::new("127.0.0.1:1", None);
+        alone.call(async |mut it| it.list_jobs(ListJobsRequest {}).await).await.unwrap_err();
+        assert_eq!(alone.current.load(Ordering::Relaxed), 1);
     }
 
     #[test]
