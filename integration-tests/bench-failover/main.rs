@@ -1,6 +1,8 @@
 //! `make bench`, last part: how long it takes until another coordinator leads, what callers notice of it, and until a server
 //! that died serves again. docs/performance/failover.md tells how to read it.
 
+mod moves;
+
 use std::{
     sync::{
         Arc,
@@ -15,6 +17,7 @@ use forebay_integration_tests::{
     bench::{arguments::Common, machine::Machine, rows::Rows},
     harness::{Api, Job, JobBuilder, Pair, raw, value},
 };
+use moves::Moves;
 use tokio::{task::JoinSet, time::sleep};
 use tonic::Code;
 
@@ -35,6 +38,9 @@ struct Args {
     /// MiB of unflushed log that a server comes back with [default: 64, or 1 with --quick].
     #[arg(long)]
     log: Option<u64>,
+    /// MiB of the shard that is moved [default: 1024, or 16 with --quick].
+    #[arg(long)]
+    shard: Option<u64>,
 }
 
 #[tokio::main]
@@ -62,13 +68,30 @@ async fn main() -> Result<()> {
             args.common.runs
         );
     }
+    drop(pair);
+    let shard = args.shard.unwrap_or(args.common.or_quick(1024, 16));
+    let (moves, mut pauses) = (Moves::start(shard).await?, Vec::new());
+    for run in 1..=args.common.runs {
+        let (pause, took) = moves.once().await?;
+        pauses.push((pause.as_secs_f64() * 1e3, 500.0));
+        eprintln!(
+            "run {run}/{}: a shard of {shard} MiB moved in {took:.2?}, its writer waited {pause:.2?}",
+            args.common.runs
+        );
+    }
+    moves.end().await?;
     let mut rows = Rows::default();
     rows.ratio("takeover_vs_lease", "s", "≤ 2", &takeovers);
     rows.ratio("takeover_p99_vs_before", "ms", "≤ 1.2", &latencies);
     rows.ratio("server_back_first_write_vs_2s", "s", "≤ 1", &first_writes);
     rows.ratio("server_back_last_shard_vs_allowed", "s", "≤ 1", &last_shards);
+    rows.ratio("move_pause_vs_500ms", "ms", "≤ 1", &pauses);
     print!("{}", rows.table());
-    println!("bench-failover: runs {}, {} MiB of log, {}", args.common.runs, log, rows.write(&out)?.display());
+    println!(
+        "bench-failover: runs {}, {log} MiB of log, {shard} MiB in the shard that moves, {}",
+        args.common.runs,
+        rows.write(&out)?.display()
+    );
     Ok(())
 }
 

@@ -107,6 +107,16 @@ mod seeded {
     }
 
     #[test]
+    fn a_shard_that_is_served_while_it_leaves_is_found() {
+        is_found(Bug::ServesWhileItLeaves);
+    }
+
+    #[test]
+    fn a_rewind_that_keeps_a_handover_is_found() {
+        is_found(Bug::RewindKeepsHandover);
+    }
+
+    #[test]
     fn a_partial_rewind_is_found() {
         is_found(Bug::PartialRewind);
     }

@@ -33,6 +33,10 @@ pub enum Bug {
     StalePositions = 13,
     /// Whoever keeps a part of its shards goes on under its old epochs there.
     ShareKeepsEpochs = 14,
+    /// A shard that leaves its server is served there until the other one has it.
+    ServesWhileItLeaves = 15,
+    /// A shard that goes back while it arrives on another server is made of what its former server held.
+    RewindKeepsHandover = 16,
     /// Election: a coordinator does not wait for the leader's lease.
     TakesOfficeAtOnce = 30,
     /// Election: a coordinator takes office though it has promised not to.
@@ -59,7 +63,9 @@ pub enum Bug {
 
 impl Bug {
     /// The faults that the simulation finds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
+        Self::ServesWhileItLeaves,
+        Self::RewindKeepsHandover,
         Self::MarkOutsideTheWrite,
         Self::DuplicateBeforeDurable,
         Self::BarrierAheadOfRefusedBatch,

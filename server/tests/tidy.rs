@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 36] = [
+const PURE: [&str; 38] = [
     "shard/core.rs",
     "shard/core/freezing.rs",
     "shard/core/opening.rs",
@@ -55,10 +55,12 @@ const PURE: [&str; 36] = [
     "coordinator/machine.rs",
     "coordinator/machine/collect.rs",
     "coordinator/machine/external.rs",
+    "coordinator/machine/moving.rs",
     "coordinator/machine/pins.rs",
     "coordinator/machine/rounds.rs",
     "coordinator/machine/tell.rs",
     "coordinator/members.rs",
+    "coordinator/moves.rs",
     "coordinator/plan.rs",
     "coordinator/restore.rs",
     "coordinator/retention.rs",

@@ -6,8 +6,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    bench, checkpoint, connection::Connection, cost, explain, garbage, job, output::Format, restore, savepoint,
-    snapshot, state,
+    bench, checkpoint, connection::Connection, cost, explain, garbage, job, output::Format, placement, restore,
+    savepoint, snapshot, state,
 };
 
 const EXIT_CODES: &str = "\
@@ -108,6 +108,22 @@ pub enum Shards {
         /// The job.
         job: Option<String>,
     },
+    /// Move a shard to another server, while its writer works.
+    Move {
+        /// The job.
+        job: String,
+        /// The operator.
+        operator: String,
+        /// Its key groups, such as 0-64: the first one and the one behind the last.
+        #[arg(value_name = "START-END", value_parser = placement::range)]
+        range: (u32, u32),
+        /// Name of the server that it goes to.
+        #[arg(long, value_name = "SERVER")]
+        to: String,
+        /// Only tell whether it can be moved.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// What to do with servers.
@@ -115,6 +131,19 @@ pub enum Shards {
 pub enum Servers {
     /// List the servers.
     List,
+    /// Move all shards off a server, which gets no more until it is started anew.
+    Drain {
+        /// Its name.
+        name: String,
+        /// Only tell where its shards would go.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Let a server get shards again that was drained; what has left stays where it is.
+    Undrain {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Where a state is.

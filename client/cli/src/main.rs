@@ -17,6 +17,7 @@ mod failure;
 mod garbage;
 mod job;
 mod output;
+mod placement;
 mod restore;
 mod savepoint;
 mod snapshot;
@@ -32,6 +33,7 @@ use arguments::{Arguments, Command};
 use clap::Parser as _;
 use connection::Connection;
 use failure::Failure;
+use forebay_proto::v1;
 use output::Answer;
 
 fn main() -> ExitCode {
@@ -74,8 +76,18 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
         Command::Cost(cost) => cost.run(connection).await,
         Command::Bench(bench) => bench.run(connection).await,
         Command::Status => cluster::status(connection).await,
-        Command::Shards { command: arguments::Shards::List { job } } => cluster::shards(connection, job).await,
-        Command::Servers { command: arguments::Servers::List } => cluster::servers(connection).await,
+        Command::Shards { command } => match command {
+            arguments::Shards::List { job } => cluster::shards(connection, job).await,
+            arguments::Shards::Move { job, operator, range: (start, end), to, dry_run } => {
+                let request = v1::MoveShardRequest { job, operator, start, end, server: to, dry_run };
+                placement::move_shard(connection, request).await
+            }
+        },
+        Command::Servers { command } => match command {
+            arguments::Servers::List => cluster::servers(connection).await,
+            arguments::Servers::Drain { name, dry_run } => placement::drain(connection, name, dry_run).await,
+            arguments::Servers::Undrain { name } => placement::undrain(connection, name).await,
+        },
         // These ask nobody.
         Command::Completion { .. } | Command::Explain(_) => Ok(Answer::default()),
     }

@@ -77,7 +77,7 @@ fn commit() -> Result<String> {
 }
 
 async fn clusters(args: &Args) -> Result<String> {
-    let faults = orders::chaos::Faults { kills: 12, pauses: 4, partitions: 4, rescales: 2 };
+    let faults = orders::chaos::Faults { kills: 12, pauses: 4, partitions: 4, rescales: 2, moves: 2 };
     let (mut takeovers, mut lines) = (0, 0);
     for seed in args.first..args.first + args.clusters {
         let done = orders::chaos::run(seed, faults, v1::Backend::Rocksdb).await?;

@@ -236,6 +236,7 @@ impl Shard {
             writer_epoch: 1,
             leased: true,
             established: true,
+            leaving: false,
         }
     }
 

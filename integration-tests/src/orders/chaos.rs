@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use forebay_proto::v1;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use rustix::process::Signal;
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::{JOB, Log, job, reaches};
 use crate::{
@@ -36,6 +37,8 @@ pub struct Faults {
     pub partitions: usize,
     /// Workers that leave, or come.
     pub rescales: usize,
+    /// Shards that go to another server while nothing else happens. Most faults have one on its way, too.
+    pub moves: usize,
 }
 
 /// What a run did.
@@ -49,6 +52,8 @@ pub struct Done {
     pub took: Duration,
     /// Calls of the object store that failed.
     pub store_faults: u64,
+    /// Shards that went to another server.
+    pub moves: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +62,7 @@ enum Kind {
     Pause,
     Part,
     Rescale,
+    Move,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -107,15 +113,21 @@ pub async fn run(seed: u64, faults: Faults, backend: v1::Backend) -> Result<Done
         vec![Kind::Pause; faults.pauses],
         vec![Kind::Part; faults.partitions],
         vec![Kind::Rescale; faults.rescales],
+        vec![Kind::Move; faults.moves],
     ]
     .concat();
     kinds.shuffle(&mut cluster.rng);
     for kind in kinds {
         let (before, struck) = (cluster.log.total(), Instant::now());
         cluster.log.grow(LINES);
+        let moving = if cluster.rng.random_bool(0.7) { Some(cluster.begin_move().await) } else { None };
         let what = cluster.strike(kind).await;
         let healed = struck.elapsed();
         reaches(&cluster.server_apis(), before).await;
+        if let Some(moving) = moving {
+            // Done or given up: what counts is where the head says that the shard is.
+            moving.await.ok();
+        }
         println!("cluster {seed}: {what} for {healed:.1?}, caught up {:.1?} later", struck.elapsed() - healed);
         for worker in cluster.workers.iter_mut().flatten() {
             ensure!(!worker.has_ended(), "seed {seed}: a worker has ended by itself: {}", worker.stderr());
@@ -124,7 +136,9 @@ pub async fn run(seed: u64, faults: Faults, backend: v1::Backend) -> Result<Done
     cluster.log.is_exact(&cluster.server_apis()).await;
     let (job, status) = cluster.seen().await;
     ensure!(job.rewinds == 0, "seed {seed}: {} rewinds", job.rewinds);
-    for shard in job.shards.iter().filter_map(|shard| shard.entry.as_ref()) {
+    let entries = job.shards.iter().filter_map(|shard| shard.entry.as_ref());
+    let moves = entries.clone().map(|entry| entry.epoch - 1).sum();
+    for shard in entries {
         ensure!(shard.incarnation == 1, "seed {seed}: shard {} was restored: its disk was there", shard.start);
     }
     Ok(Done {
@@ -132,6 +146,7 @@ pub async fn run(seed: u64, faults: Faults, backend: v1::Backend) -> Result<Done
         takeovers: status.coordinator_epoch - 1,
         took: started.elapsed(),
         store_faults: cluster.s3.faults().fired(),
+        moves,
     })
 }
 
@@ -198,6 +213,10 @@ impl Cluster {
             Kind::Rescale => {
                 self.rescale().await;
                 "a worker came or left".to_owned()
+            }
+            Kind::Move => {
+                self.begin_move().await.await.ok();
+                "a shard moved".to_owned()
             }
         }
     }
@@ -296,6 +315,27 @@ impl Cluster {
             }
             None => Some(worker(&self.log, &self.joins, last)),
         };
+    }
+
+    /// Asks whoever leads for a shard to go to another server.
+    async fn begin_move(&mut self) -> JoinHandle<()> {
+        let (job, _) = self.seen().await;
+        let entries: Vec<_> = job.shards.into_iter().filter_map(|shard| shard.entry).collect();
+        let entry = entries[self.rng.random_range(0..entries.len())].clone();
+        let others: Vec<_> =
+            (0..SERVERS).map(|index| format!("s{index}")).filter(|name| *name != entry.server).collect();
+        let server = others[self.rng.random_range(0..others.len())].clone();
+        let v1::ShardEntry { operator, start, end, .. } = entry;
+        let request = v1::MoveShardRequest { job: JOB.into(), operator, start, end, server, dry_run: false };
+        let apis: Vec<_> = self.coordinators.iter().map(Forebay::api).collect();
+        tokio::spawn(async move {
+            for api in apis {
+                let Ok(told) = api.coordinator().move_shard(request.clone()).await else { continue };
+                let mut told = told.into_inner();
+                // A coordinator that stands still answers nothing.
+                while let Ok(Ok(Some(_))) = timeout(3 * LEASE, told.message()).await {}
+            }
+        })
     }
 
     fn server_apis(&self) -> Vec<Api> {

@@ -7,8 +7,8 @@ use forebay_proto::{reason::Refused, v1};
 use forebay_server::{
     checkpoint::manifest,
     coordinator::{
-        machine::{Action, Connection, Event, Machine, Now},
-        round::Id,
+        machine::{Action, Connection, Event, Machine, Now, Token},
+        round::{self, Id},
         wanted,
     },
     seeded::{self, Bug},
@@ -101,6 +101,19 @@ impl Coordinator {
 
     fn wake(&self, env: &mut Env, delay_us: i64, timer: Timer) {
         env.timer(NodeId::Coordinator, self.life, delay_us, AnyTimer::Coordinator(timer));
+    }
+
+    /// Somebody wants a shard to go to a server; false if nobody can be asked.
+    pub fn move_shard(&mut self, env: &mut Env, to: usize) -> bool {
+        let Some((machine, _)) = &self.job else { return false };
+        let to = NodeId::Server(to).name();
+        let elsewhere: Vec<_> = machine.head().shards.iter().filter(|entry| entry.server != to).collect();
+        if elsewhere.is_empty() {
+            return false;
+        }
+        let place = round::place(elsewhere[env.rng.index(elsewhere.len())]);
+        self.step(env, Event::Move { token: Token(0), place, to, dry_run: false });
+        true
     }
 
     /// What the routing says; `None` before the job is taken up.
@@ -324,6 +337,7 @@ impl Coordinator {
             FromServer::Register(_) => {}
             FromServer::Heartbeat(heartbeat) => self.lease(env, &server, heartbeat.sequence),
             FromServer::Applied(applied) => self.step(env, Event::Applied { server, applied }),
+            FromServer::Prepared(prepared) => self.step(env, Event::Prepared { server, prepared }),
             FromServer::Snapshot(report) => self.step(env, Event::Snapshot(report)),
             FromServer::Failed(failed) => self.step(env, Event::SnapshotFailed(failed)),
         }

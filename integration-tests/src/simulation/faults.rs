@@ -28,6 +28,8 @@ pub enum Kind {
     ServerPause,
     /// The coordinator's process dies.
     CoordinatorCrash,
+    /// A shard is to go to another server.
+    Move,
     /// Another coordinator takes office while the first one still runs.
     CoordinatorRival,
     /// A connection breaks.
@@ -54,7 +56,8 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
+        Self::Move,
         Self::WorkerCrash,
         Self::WorkerPause,
         Self::WorkerLeave,

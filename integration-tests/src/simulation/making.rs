@@ -8,6 +8,7 @@ use forebay_proto::{
     v1,
 };
 use forebay_server::{
+    coordinator::moves,
     shard::{
         core::{Core, Identity},
         disk::{self, Local, Plan},
@@ -42,9 +43,16 @@ impl Server {
             Plan::Lost(cause) => return Err(Refused::new(Reason::ShardLost, cause)),
             Plan::Build(checkpoint) => {
                 dir.local = None;
-                let image = self.image(env, entry, checkpoint)?;
+                let image = match moves::snapshot(entry) {
+                    Some(stored) => Some(handed_over(env, entry, stored)?),
+                    None => self.image(env, entry, checkpoint)?,
+                };
                 dir.reset(image.as_deref()).map_err(|error| lost(&error))?;
-                true
+                if moves::is_arriving(entry) {
+                    env.faults.hit("a shard arrived");
+                    env.oracle.reopened(entry, &dir.image());
+                }
+                !moves::is_arriving(entry)
             }
         };
         let (rights, states) = (rights(wanted, entry), States::of_operator(&wanted.states, &entry.operator));
@@ -82,6 +90,17 @@ impl Server {
         let snapshot = manifest.shards.iter().find(same).ok_or_else(|| corrupt("the shard is not in it"))?;
         env.store.image(snapshot).map(Some).ok_or_else(|| corrupt("no image"))
     }
+}
+
+/// What a shard's former server has stored of it.
+fn handed_over(env: &Env, entry: &v1::ShardEntry, stored: &v1::CompletedCheckpoint) -> Result<Arc<Image>, Refused> {
+    if !env.store_up() {
+        return Err(Refused::new(Reason::ShardRestoring, "the store is away"));
+    }
+    let manifest = env.store.manifests.get(&stored.manifest);
+    let snapshot = manifest.and_then(|manifest| manifest.shards.iter().find(|shard| shard.start == entry.start));
+    let image = snapshot.and_then(|snapshot| env.store.image(snapshot));
+    image.ok_or_else(|| Refused::new(Reason::CheckpointCorrupt, format!("{} is not there", stored.manifest)))
 }
 
 fn identity(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Result<Identity, Refused> {

@@ -50,7 +50,8 @@ use self::{
 };
 
 /// What faults are to lead to, among the hits of a run.
-pub const EFFECTS: [&str; 6] = [
+pub const EFFECTS: [&str; 7] = [
+    "a shard arrived",
     "ambiguous head settled",
     "died in a write call",
     "duplicate answered",

@@ -58,6 +58,8 @@ pub struct Oracle {
     told: BTreeMap<Place, Told>,
     told_generation: u64,
     acknowledged: BTreeMap<(Place, u64, Vec<u8>), u64>,
+    /// The highest epochs in which shards took writes.
+    epochs: BTreeMap<Place, u64>,
     /// Marks of lanes in completed checkpoints.
     durable: BTreeMap<Vec<u8>, u64>,
 }
@@ -75,6 +77,7 @@ impl Oracle {
             told: BTreeMap::new(),
             told_generation: 0,
             acknowledged: BTreeMap::new(),
+            epochs: BTreeMap::new(),
             durable: BTreeMap::new(),
         }
     }
@@ -201,6 +204,12 @@ impl Oracle {
         let generation = self.told_generation;
         let of = caller.generation;
         self.must(of >= generation, || format!("a write of generation {of} was applied in {generation}"));
+        let highest = self.epochs.entry(place(entry)).or_default();
+        *highest = entry.epoch.max(*highest);
+        let highest = *highest;
+        self.must(entry.epoch == highest, || {
+            format!("shard {}: epoch {} took a write after epoch {highest} did", entry.start, entry.epoch)
+        });
         let Some(told) = self.told.get(&place(entry)) else { return };
         let (writer, incarnation) = (told.writer_epoch, told.incarnation);
         let start = entry.start;

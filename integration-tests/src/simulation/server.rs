@@ -7,12 +7,16 @@ use std::{
 };
 
 use forebay_proto::{reason::Refused, v1};
-use forebay_server::shard::{core::Core, gate::Rights, states::States};
+use forebay_server::{
+    coordinator::moves,
+    shard::{core::Core, gate::Rights, states::States},
+};
 use v1::{link_request::Message as Up, link_response::Message as Down};
 
 use super::{
     disk::{Control, ShardDisk, lock},
     env::Env,
+    faults::Moment,
     network::{ConnectionId, Message, Side},
     reports::Upload,
     schedule::{Life, NodeId, Timer as AnyTimer},
@@ -174,7 +178,7 @@ impl Server {
     }
 
     /// Takes a message of the coordinator.
-    pub fn heard(&mut self, env: &mut Env, id: ConnectionId, message: Down) {
+    pub fn heard(&mut self, env: &mut Env, disk: &BTreeMap<Place, ShardDisk>, id: ConnectionId, message: Down) {
         match message {
             Down::Lease(lease) => {
                 let Some(link) = self.link.as_mut().filter(|link| link.id == id) else { return };
@@ -210,8 +214,39 @@ impl Server {
                     self.completed.retain(|id, _| ended.retained.contains(id));
                 }
             }
-            Down::Snapshot(_) | Down::Refused(_) | Down::Started(_) => {}
+            Down::Snapshot(command) => self.freeze(env, disk, &command),
+            Down::Prepare(wanted) => {
+                // What a checkpoint holds is in the store, and here in no time.
+                self.reports.push(Up::Prepared(v1::ShardPrepared {
+                    job_uid: wanted.job_uid,
+                    operator: wanted.operator,
+                    start: wanted.start,
+                    end: wanted.end,
+                    checkpoint: wanted.checkpoint.map_or(0, |checkpoint| checkpoint.id),
+                    done: true,
+                    ..Default::default()
+                }));
+                self.report(env);
+            }
+            Down::Refused(_) | Down::Started(_) => {}
         }
+    }
+
+    /// Freezes a shard by command.
+    fn freeze(&mut self, env: &mut Env, disk: &BTreeMap<Place, ShardDisk>, command: &v1::SnapshotCommand) {
+        let at = (command.operator.clone(), command.start, command.end);
+        let Some(slot) = self.slots.iter().find(|slot| place(&slot.entry) == at) else { return };
+        let Status::Serving(instance) = slot.status else { return };
+        let Some(core) = self.cores.get_mut(&instance) else { return };
+        let snapshot = core.snapshot(v1::BarrierOp {
+            checkpoint: command.checkpoint,
+            round: command.round.clone(),
+            base: command.base,
+            coordinator_epoch: command.coordinator_epoch,
+        });
+        let image = disk.get(&at).and_then(ShardDisk::take_frozen).unwrap_or_default();
+        env.faults.moment(Moment::Frozen);
+        self.upload(env, snapshot, image);
     }
 
     /// Takes note that the link is over.
@@ -297,5 +332,6 @@ pub fn rights(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Rights {
         writer_epoch: entry.writer_epoch,
         leased: entry.writer.is_some(),
         established: entry.established,
+        leaving: moves::is_leaving(entry),
     }
 }

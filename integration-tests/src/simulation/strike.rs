@@ -47,6 +47,11 @@ impl World {
             }
             Kind::WriteCrash => self.arm_crash(server),
             Kind::ServerPause => self.pause(NodeId::Server(server), 2 * self.env.settings.server_lease_ms * 1000),
+            Kind::Move => {
+                let env = &mut self.env;
+                let paused = self.paused.contains_key(&NodeId::Coordinator);
+                self.coordinator.as_mut().filter(|_| !paused).is_some_and(|it| it.move_shard(env, server))
+            }
             Kind::CoordinatorCrash => self.crash(NodeId::Coordinator, 1_000_000),
             Kind::CoordinatorRival => self.rival(),
             Kind::Break | Kind::Stall => self.disturb(kind),

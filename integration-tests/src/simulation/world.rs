@@ -173,7 +173,7 @@ impl World {
             NodeId::Server(index) => {
                 let ServerNode { process: Some(server), disk } = &mut self.servers[index] else { return };
                 match message {
-                    Message::LinkDown(message) => server.heard(env, id, message),
+                    Message::LinkDown(message) => server.heard(env, disk, id, message),
                     Message::StreamUp(message) => server.stream_heard(env, disk, id, message),
                     _ => {}
                 }

@@ -8,6 +8,8 @@ mod collect;
 mod config;
 mod coordinators;
 mod corruption;
+#[cfg(feature = "rocksdb")]
+mod counting;
 mod debug;
 mod demo;
 mod engines;
@@ -19,6 +21,7 @@ mod histories;
 mod inputs;
 mod jobs;
 mod memory;
+mod moves;
 mod object_stores;
 mod positions;
 mod readback;

@@ -85,7 +85,7 @@ impl ErrorReason {
             Self::NotCaughtUp => Some(Duration::ZERO),
             Self::ShardMoved | Self::ServerBehind | Self::Overloaded => Some(Duration::from_millis(100)),
             Self::ShardRestoring | Self::LeaseExpired | Self::NoCoordinator => Some(Duration::from_millis(500)),
-            Self::Draining | Self::StoreUnavailable | Self::CheckpointAborted | Self::Io => {
+            Self::Draining | Self::StoreUnavailable | Self::CheckpointAborted | Self::MoveAborted | Self::Io => {
                 Some(Duration::from_secs(1))
             }
             Self::Quota | Self::DiskFull => Some(Duration::from_secs(5)),
@@ -131,7 +131,7 @@ impl ErrorReason {
             | Self::NoCoordinator
             | Self::Io => (Code::Unavailable, Advice::Wait),
             Self::Overloaded | Self::Quota | Self::DiskFull => (Code::ResourceExhausted, Advice::Wait),
-            Self::CheckpointAborted => (Code::Aborted, Advice::Wait),
+            Self::CheckpointAborted | Self::MoveAborted => (Code::Aborted, Advice::Wait),
             Self::JobUnknown
             | Self::OperatorUnknown
             | Self::StateUnknown

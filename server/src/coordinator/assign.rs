@@ -4,19 +4,57 @@ use std::collections::BTreeMap;
 
 use forebay_proto::v1;
 
-/// Gives every shard without a server to the one that has fewest, in order of names.
-pub fn place_shards(shards: &mut [v1::ShardEntry], servers: &[String]) {
-    let mut held: BTreeMap<&str, usize> = servers.iter().map(|server| (server.as_str(), 0)).collect();
-    for shard in shards.iter() {
-        if let Some(held) = held.get_mut(shard.server.as_str()) {
-            *held += 1;
-        }
-    }
-    for shard in shards.iter_mut().filter(|shard| shard.server.is_empty()) {
-        let Some((server, count)) = held.iter_mut().min_by_key(|(_, count)| **count) else { return };
-        *count += 1;
-        shard.server = (*server).to_owned();
+/// What a server has to bear, of all jobs, and where it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Its zone; empty if it was not told.
+    pub zone: String,
+    /// Its shards.
+    pub shards: u32,
+    /// Bytes of their state.
+    pub bytes: u64,
+    /// True if it is to get no more.
+    pub draining: bool,
+}
+
+/// The loads of the cluster's servers, by name.
+pub type Loads = BTreeMap<String, Load>;
+
+/// The servers of these that may be given shards: those that are drained only if there are no others.
+pub fn may_get(up: impl Iterator<Item = String>, loads: &Loads) -> Vec<String> {
+    let (drained, others): (Vec<_>, Vec<_>) =
+        up.partition(|server| loads.get(server).is_some_and(|load| load.draining));
+    if others.is_empty() { drained } else { others }
+}
+
+/// The server of these that is best given one more shard of a job: it has fewest of the job's shards, then its zone
+/// has, then it has fewest of all jobs', then the fewest bytes.
+pub fn best<'a>(shards: &[v1::ShardEntry], servers: &'a [String], loads: &Loads) -> Option<&'a String> {
+    let none = Load::default();
+    let load = |server: &str| loads.get(server).unwrap_or(&none);
+    let held = |server: &str| shards.iter().filter(|shard| shard.server == server).count();
+    let in_zone = |server: &str| {
+        let zone = &load(server).zone;
+        servers.iter().filter(|other| load(other).zone == *zone).map(|other| held(other)).sum::<usize>()
+    };
+    servers.iter().min_by_key(|server| {
+        let Load { shards, bytes, .. } = load(server);
+        (held(server), in_zone(server), *shards, *bytes, *server)
+    })
+}
+
+/// Gives every shard without a server to the one that is best given it.
+pub fn place_shards(shards: &mut [v1::ShardEntry], servers: &[String], loads: &Loads) {
+    while let Some(at) = shards.iter().position(|shard| shard.server.is_empty()) {
+        let Some(server) = best(shards, servers, loads).cloned() else { return };
+        let shard = &mut shards[at];
+        shard.server = server;
         shard.epoch += 1;
+        if let Some(handover) = shard.handover.as_mut() {
+            // Nothing was written since its former server stored what it held: lanes go on.
+            handover.server.clone_from(&shard.server);
+            continue;
+        }
         shard.incarnation += 1;
         // The state of another engine's shard was with its former server: the new one is to say that it is lost.
         shard.established &= shard.external.is_some();
@@ -122,10 +160,38 @@ mod tests {
     fn shards_are_spread_evenly_and_placed_ones_stay() {
         let mut shards = shards(8);
         shards[0].server = "b".into();
-        place_shards(&mut shards, &["a".into(), "b".into()]);
+        place_shards(&mut shards, &["a".into(), "b".into()], &Loads::new());
         let on = |server: &str| shards.iter().filter(|shard| shard.server == server).count();
         assert_eq!((on("a"), on("b")), (4, 4));
         assert_eq!((shards[0].epoch, shards[1].epoch), (0, 1));
+    }
+
+    #[test]
+    fn zones_other_jobs_and_bytes_decide_between_servers_that_have_as_many_shards() {
+        let load = |zone: &str, shards, bytes| Load { zone: zone.into(), shards, bytes, draining: false };
+        let names = ["a", "b", "c", "d"].map(str::to_owned);
+        let loads = [load("east", 9, 1), load("east", 2, 1), load("west", 1, 7), load("west", 1, 5)];
+        let mut loads: Loads = names.iter().cloned().zip(loads).collect();
+        let mut placed = shards(4);
+        place_shards(&mut placed, &names, &loads);
+        let servers: Vec<_> = placed.iter().map(|shard| shard.server.as_str()).collect();
+        assert_eq!(servers, ["d", "b", "c", "a"]);
+
+        loads.get_mut("d").unwrap().draining = true;
+        assert_eq!(may_get(names.iter().cloned(), &loads), ["a", "b", "c"]);
+        loads.values_mut().for_each(|load| load.draining = true);
+        assert_eq!(may_get(names.iter().cloned(), &loads), names);
+    }
+
+    #[test]
+    fn a_shard_that_arrives_goes_elsewhere_with_its_lanes_if_its_server_is_gone() {
+        let mut shards = shards(2);
+        shards.iter_mut().for_each(|shard| (shard.epoch, shard.incarnation) = (4, 3));
+        let snapshot = Some(v1::CompletedCheckpoint::default());
+        shards[1].handover = Some(v1::Handover { server: "gone".into(), snapshot, ..Default::default() });
+        place_shards(&mut shards, &["a".into()], &Loads::new());
+        assert_eq!([shards[0].incarnation, shards[1].incarnation], [4, 3]);
+        assert_eq!((shards[1].epoch, shards[1].handover.as_ref().unwrap().server.as_str()), (5, "a"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use forebay_proto::v1;
 
-use super::{members::Members, spec};
+use super::{members::Members, moves, spec};
 use crate::seeded::{self, Bug};
 
 /// Leases every shard that stands to a worker that is there, as evenly as can be and with as few moves.
@@ -54,10 +54,15 @@ impl<'a> Group<'a> {
     }
 }
 
+/// A shard that arrives on another server has all that its writer wrote.
+fn keeps_writer(entry: &v1::ShardEntry) -> bool {
+    entry.established || moves::is_arriving(entry)
+}
+
 fn share(shards: &mut [&mut v1::ShardEntry], group: &Group<'_>) {
     let before: Vec<_> = shards.iter().map(|entry| group.holder(entry)).collect();
     let mut after: Vec<_> =
-        shards.iter().zip(&before).map(|(entry, holder)| holder.filter(|_| entry.established)).collect();
+        shards.iter().zip(&before).map(|(entry, holder)| holder.filter(|_| keeps_writer(entry))).collect();
     let mut held: BTreeMap<&str, usize> = group.workers.keys().map(|worker| (*worker, 0)).collect();
     for worker in after.iter().flatten() {
         *held.entry(worker).or_default() += 1;

@@ -1,6 +1,7 @@
 //! The handle to the control plane: what the edge calls.
 
 mod external;
+mod moving;
 pub(super) mod restoring;
 mod savepoints;
 
@@ -153,8 +154,9 @@ impl Coordinator {
         }
         let mut shards = spec::shards(&spec);
         // Before the job hears of its servers, one after the other: the first would get everything.
-        let up: Vec<_> = self.servers.up().into_iter().map(|(name, _)| name).collect();
-        assign::place_shards(&mut shards, &up);
+        let loads = self.loads();
+        let up = assign::may_get(self.servers.up().into_iter().map(|(name, _)| name), &loads);
+        assign::place_shards(&mut shards, &up, &loads);
         let head = v1::JobHead {
             version: 1,
             coordinator_epoch: self.epoch,
@@ -311,6 +313,10 @@ impl Coordinator {
                 let uid = report.job_uid.clone();
                 self.tell_job(&uid, Event::Snapshot(report)).await;
             }
+            FromServer::Prepared(prepared) => {
+                let (server, uid) = (server.to_owned(), prepared.job_uid.clone());
+                self.tell_job(&uid, Event::Prepared { server, prepared }).await;
+            }
             FromServer::Failed(failed) => {
                 let uid = failed.job_uid.clone();
                 self.tell_job(&uid, Event::SnapshotFailed(failed)).await;
@@ -343,13 +349,21 @@ impl Coordinator {
 
     /// The servers.
     pub fn list_servers(&self) -> Vec<v1::ServerInfo> {
+        self.servers.list(&self.shards_of_servers())
+    }
+
+    fn loads(&self) -> assign::Loads {
+        self.servers.loads(&self.shards_of_servers())
+    }
+
+    fn shards_of_servers(&self) -> HashMap<String, u32> {
         let mut shards: HashMap<String, u32> = HashMap::new();
         for seen in self.all() {
             for entry in &seen.head.shards {
                 *shards.entry(entry.server.clone()).or_default() += 1;
             }
         }
-        self.servers.list(&shards)
+        shards
     }
 
     pub(super) fn job(&self, name: &str) -> Result<Arc<Job>, Refused> {
@@ -371,6 +385,11 @@ impl Coordinator {
         for job in jobs {
             job.tell(event()).await;
         }
+    }
+
+    async fn tell_loads(&self) {
+        let loads = Arc::new(self.loads());
+        self.tell_all(|| Event::Loads(loads.clone())).await;
     }
 
     /// Renews a server's lease.
@@ -417,6 +436,7 @@ impl Coordinator {
         for (server, address) in self.servers.up() {
             job.tell(Event::ServerUp { server, address }).await;
         }
+        job.tell(Event::Loads(Arc::new(self.loads()))).await;
         self.jobs.insert(name.to_owned(), job.clone());
         Ok(job)
     }
@@ -464,6 +484,7 @@ impl Coordinator {
                 _ = looks.tick() => {
                     let Some(coordinator) = coordinator.upgrade() else { return };
                     coordinator.unpin_branches().await;
+                    coordinator.tell_loads().await;
                 }
                 _ = ticks.tick() => {
                     let Some(coordinator) = coordinator.upgrade() else { return };

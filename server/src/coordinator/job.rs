@@ -78,6 +78,8 @@ pub struct Seen {
     pub failed: Vec<v1::FailedRound>,
     /// Rounds in progress.
     pub in_progress: Vec<v1::RoundProgress>,
+    /// Shards on their way to other servers, as far as somebody waits for them.
+    pub moves: Vec<v1::ShardProgress>,
     /// Why it cannot go on, if it cannot.
     pub broken: Option<String>,
 }
@@ -392,6 +394,7 @@ impl Seen {
             workers: machine.members().all().map(worker).collect(),
             failed: machine.failed().cloned().collect(),
             in_progress: machine.rounds().iter().map(super::round::Round::progress).collect(),
+            moves: machine.moves(),
             broken: machine.broken(),
             head,
         }

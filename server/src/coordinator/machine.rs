@@ -7,23 +7,28 @@
 
 pub mod collect;
 mod external;
+mod moving;
 mod pins;
 mod rounds;
 mod tell;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use forebay_proto::{reason::Refused, v1};
 use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_response::Message as ToServer};
 
 use super::{
+    assign::Loads,
     external::Wish,
     members::Members,
     plan::{self, Observed},
     restore,
-    round::{Cause, Id, Kind, Round},
+    round::{self, Cause, Id, Kind, Round},
 };
 
 /// Checkpoint ids that are reserved in one head write.
@@ -62,6 +67,8 @@ pub enum Event {
     ServerDown { server: String },
     /// A server has not come back in time: what it held is lost.
     ServerGone { server: String },
+    /// What the servers of the cluster have to bear.
+    Loads(Arc<Loads>),
     /// A server has taken up a desired state.
     Applied { server: String, applied: v1::JobApplied },
     /// A shard's snapshot is stored.
@@ -96,6 +103,10 @@ pub enum Event {
     Replace { token: Token, request: v1::ReplaceDescriptorRequest },
     /// Somebody wants the job to go to a checkpoint; its id in the job is given here.
     Restore { token: Token, target: Box<restore::Target> },
+    /// Somebody wants a shard to go to another server: its operator, first key group and their end, and that server.
+    Move { token: Token, place: round::Place, to: String, dry_run: bool },
+    /// A server brings here what a checkpoint holds of a shard that is to come.
+    Prepared { server: String, prepared: v1::ShardPrepared },
     /// Another engine wants something of its shards and snapshots.
     External { token: Token, wish: Box<Wish> },
     /// Somebody deletes the job.
@@ -201,6 +212,7 @@ pub struct Machine {
     in_flight: Option<v1::JobHead>,
     granted_version: u64,
     servers: BTreeMap<String, Server>,
+    loads: Arc<Loads>,
     members: Members,
     /// The rounds in flight, oldest first.
     rounds: Vec<Round>,
@@ -222,6 +234,7 @@ pub struct Machine {
     /// Answers for what servers may have yet to hear of.
     until_known: Vec<(Token, Answer)>,
     engines: external::Engines,
+    moving: moving::Moving,
     failed: VecDeque<v1::FailedRound>,
     notice: Option<String>,
     deposed: bool,
@@ -245,6 +258,7 @@ impl Machine {
             in_flight: None,
             granted_version: head.version,
             servers: BTreeMap::new(),
+            loads: Arc::default(),
             members,
             rounds: Vec::new(),
             dead: VecDeque::new(),
@@ -260,6 +274,7 @@ impl Machine {
             triggers: Vec::new(),
             until_known: Vec::new(),
             engines: external::Engines::default(),
+            moving: moving::Moving::default(),
             failed: VecDeque::new(),
             notice: None,
             deposed: false,
@@ -329,6 +344,7 @@ impl Machine {
                 actions.push(Action::Routing);
             }
             Event::ServerGone { server } => self.servers.entry(server).or_default().gone = true,
+            Event::Loads(loads) => self.loads = loads,
             Event::Applied { server, applied } => {
                 if let Some(server) = self.servers.get_mut(&server)
                     && applied.version >= server.applied.version
@@ -343,10 +359,11 @@ impl Machine {
             Event::Disconnected { connection } => self.members.disconnected(connection),
             Event::Created { token } => self.until_known.push((token, Answer::Done)),
             Event::Trigger { token, full } => {
+                let token = Some(token);
                 self.triggers.push(rounds::Trigger { token, kind: Kind::Manual, full, savepoint: None });
             }
             Event::Savepoint { token, target, id } => {
-                let savepoint = Some((target, id));
+                let (token, savepoint) = (Some(token), Some((target, id)));
                 self.triggers.push(rounds::Trigger { token, kind: Kind::Savepoint, full: true, savepoint });
             }
             Event::Collect { token, dry_run } => self.collector.ask(token, dry_run),
@@ -363,6 +380,8 @@ impl Machine {
                 self.next_id += 1;
                 self.wishes.restore.push((token, restore::Target { id, ..*target }));
             }
+            Event::Move { token, place, to, dry_run } => self.wants_move(token, place, to, dry_run, actions),
+            Event::Prepared { server, prepared } => self.prepared(&server, &prepared),
             Event::External { token, wish } => self.wished(token, *wish, now, actions),
             Event::Delete { token } => self.wishes.delete.push(token),
             Event::HeadWritten => self.head_written(now, actions),
@@ -393,6 +412,7 @@ impl Machine {
         self.read_worker_state(now, actions);
         self.abort_condemned(now, actions);
         self.store_complete_rounds(now, actions);
+        self.move_on(now, actions);
         if self.in_flight.is_none() {
             self.write_head(now, actions);
         }
@@ -402,6 +422,7 @@ impl Machine {
         self.answer_once_open(actions);
         self.start_rounds(now, actions);
         self.start_external_rounds(now, actions);
+        self.start_handovers(now, actions);
         self.collect(now, actions);
         self.delete_claimed(now, actions);
     }
@@ -410,6 +431,7 @@ impl Machine {
         let observed = Observed {
             epoch: self.epoch,
             servers: &self.servers,
+            loads: &self.loads,
             members: &self.members,
             rounds: &self.rounds,
             may_commit: self.collector.knows(&self.head),
@@ -473,10 +495,10 @@ impl Machine {
         self.deposed = true;
         let message = "another coordinator leads the job: ask it";
         let waiting = self.rounds.drain(..).flat_map(|round| round.callers);
-        let triggers = self.triggers.drain(..).map(|trigger| trigger.token);
+        let triggers = self.triggers.drain(..).filter_map(|trigger| trigger.token);
         let until_known = self.until_known.drain(..).map(|(token, _)| token);
         let waiting = waiting.chain(triggers).chain(until_known).chain(self.collector.callers());
-        let waiting = waiting.chain(self.engines.callers());
+        let waiting = waiting.chain(self.engines.callers()).chain(self.moving.callers());
         for token in waiting.chain(self.wishes.tokens()) {
             actions.push(Action::Answer(token, Err(Refused::new(Reason::NoCoordinator, message))));
         }

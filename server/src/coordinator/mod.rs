@@ -22,6 +22,7 @@ pub mod machine;
 pub mod mandate;
 pub mod marker;
 pub mod members;
+pub mod moves;
 pub mod office;
 pub mod plan;
 pub mod restore;

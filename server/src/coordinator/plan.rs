@@ -13,8 +13,8 @@ use super::{
     groups,
     machine::{Answer, Connection, IDS_RESERVED, Server, Token},
     members::Members,
-    restore, retention,
-    round::Round,
+    moves, restore, retention,
+    round::{Place, Round},
     spec,
     wanted::{applied, serves},
 };
@@ -27,6 +27,8 @@ pub struct Observed<'a> {
     pub epoch: u64,
     /// The servers.
     pub servers: &'a BTreeMap<String, Server>,
+    /// What the servers have to bear.
+    pub loads: &'a assign::Loads,
     /// The workers.
     pub members: &'a Members,
     /// The rounds in flight; those whose manifests are stored wait to be committed.
@@ -58,6 +60,10 @@ pub struct Wishes {
     pub external: Vec<(Token, Wish)>,
     /// What other engines said of checkpoints: shard, token, id, verdict. It may be lost.
     pub judged: Vec<(v1::ExternalShard, u64, String, v1::ExternalVerdict)>,
+    /// Shards that are to go to other servers.
+    pub moves: Vec<moves::Wish>,
+    /// Moves that came to nothing: shard and number.
+    pub unmove: Vec<(Place, u64)>,
     /// Deletions asked for.
     pub delete: Vec<Token>,
     /// Uploads of aborted rounds that are to be kept.
@@ -157,7 +163,10 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
         if observed.may_commit {
             retention::commit(&mut next, observed.rounds);
             external::commit(&mut next, observed.rounds);
+            moves::commit(&mut next, observed.rounds);
         }
+        wishes.unmove.drain(..).for_each(|(shard, number)| moves::cancel(&mut next, &shard, number));
+        wishes.moves.drain(..).for_each(|wish| moves::begin(&mut next, &wish));
         pins(&mut next, observed, wishes, &mut planned);
         let restored = take_to_checkpoint(&mut next, wishes, &mut planned);
         let cause = place(&mut next, observed).or_else(|| lost(&mut next, observed));
@@ -276,6 +285,8 @@ fn take_to_checkpoint(next: &mut v1::JobHead, wishes: &mut Wishes, planned: &mut
 fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
     let up = observed.servers.iter().filter(|(_, server)| !server.address.is_empty() && !server.gone);
     let up: Vec<String> = up.map(|(name, _)| name.clone()).collect();
+    let servers = assign::may_get(up.iter().cloned(), observed.loads);
+    moves::keep_where_nobody_waits(next, &up);
     if up.is_empty() {
         return None;
     }
@@ -284,7 +295,11 @@ fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
     let keeps_positions = spec::keeps_positions(spec.as_ref());
     for entry in &mut next.shards {
         let gone = observed.servers.get(&entry.server).is_some_and(|server| server.gone);
-        if gone {
+        if gone && moves::is_arriving(entry) {
+            // What it is made of is stored: any other server can have it.
+            entry.server = String::new();
+        } else if gone {
+            entry.handover = None;
             let is_leased = spec::is_leased(spec.as_ref(), &entry.operator);
             if is_leased && !keeps_positions && (entry.established || entry.writer.is_some()) {
                 cause = Some(format!("server {:?} is gone", entry.server));
@@ -295,7 +310,7 @@ fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
             }
         }
     }
-    assign::place_shards(&mut next.shards, &up);
+    assign::place_shards(&mut next.shards, &servers, observed.loads);
     cause
 }
 
@@ -379,6 +394,7 @@ fn rewind(next: &mut v1::JobHead, observed: &Observed<'_>) {
 }
 
 fn restart(entry: &mut v1::ShardEntry, from: u64) {
+    entry.handover.take_if(|_| !seeded::is(Bug::RewindKeepsHandover));
     entry.incarnation += 1;
     entry.restored_from = from;
     entry.established = false;
@@ -389,6 +405,7 @@ fn grant(next: &mut v1::JobHead, observed: &Observed<'_>) {
     for entry in &mut next.shards {
         let stands = observed.servers.get(&entry.server).is_some_and(|server| serves(server, entry));
         entry.established |= stands;
+        entry.handover.take_if(|handover| stands && handover.snapshot.is_some());
     }
     if spec::keeps_positions(next.spec.as_ref()) {
         return groups::grant(next, observed.members);

@@ -56,6 +56,7 @@ pub fn apply(next: &mut v1::JobHead, target: &Target) -> Result<(), Refused> {
         entry.incarnation += 1;
         entry.restored_from = from;
         entry.established = false;
+        entry.handover = None;
         entry.writer = None;
     }
     Ok(())

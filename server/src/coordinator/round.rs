@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use forebay_proto::v1;
 
-use super::{external, machine::Token};
+use super::{external, machine::Token, moves};
 use crate::checkpoint::layout;
 
 /// Who wants a checkpoint. Later ones come first (Flink: CheckpointRequestDecider).
@@ -23,12 +23,19 @@ pub enum Kind {
     Savepoint,
     /// Another engine, of one shard that it has opened; the job's own rounds take no notice of it.
     External,
+    /// A shard that goes to another server: what its former one held goes along.
+    Handover,
 }
 
 impl Kind {
     /// True for a round that is one of the job's series of checkpoints.
     pub fn in_series(self) -> bool {
         matches!(self, Self::Periodic | Self::Manual)
+    }
+
+    /// True for a round of a single shard, which has nothing to do with the job's checkpoints.
+    pub fn is_of_one_shard(self) -> bool {
+        matches!(self, Self::External | Self::Handover)
     }
 }
 
@@ -55,6 +62,8 @@ pub(super) struct Expected {
     epoch: u64,
     incarnation: u64,
     writer_epoch: u64,
+    /// The move that the shard is on; 0 for none.
+    handover: u64,
     snapshot: Option<v1::ShardSnapshot>,
 }
 
@@ -64,6 +73,7 @@ impl Expected {
             epoch: entry.epoch,
             incarnation: entry.incarnation,
             writer_epoch: entry.writer.as_ref().map_or(0, |writer| writer.epoch),
+            handover: moves::number(entry),
             snapshot: None,
         }
     }
@@ -143,6 +153,13 @@ impl Round {
         Self { kind: Kind::External, external: Some(external), ..round }
     }
 
+    /// Starts a round over one shard that leaves its server.
+    pub fn handover(head: &v1::JobHead, entry: &v1::ShardEntry, id: Id, now_ms: i64, wall_ms: i64, base: u64) -> Self {
+        let round = Self::over(head, &[entry], id, now_ms, wall_ms, base);
+        // Its workers have nothing to say: no barrier reaches a shard that serves nothing.
+        Self { kind: Kind::Handover, workers: BTreeMap::new(), ..round }
+    }
+
     fn over(head: &v1::JobHead, shards: &[&v1::ShardEntry], id: Id, now_ms: i64, wall_ms: i64, base: u64) -> Self {
         let writer = |entry: &v1::ShardEntry| Some((entry.operator.clone(), entry.writer.as_ref()?.worker.clone()));
         Self {
@@ -199,12 +216,13 @@ impl Round {
             && (report.generation == self.generation || self.external.is_some())
             && report.coordinator_epoch == self.coordinator_epoch;
         let place = (snapshot.operator.clone(), snapshot.start, snapshot.end);
+        let by_barrier = self.kind != Kind::Handover;
         match self.shards.get_mut(&place) {
             Some(expected)
                 if of_round
                     && expected.epoch == snapshot.epoch
                     && expected.incarnation == snapshot.incarnation
-                    && expected.writer_epoch == report.writer_epoch =>
+                    && (expected.writer_epoch == report.writer_epoch || !by_barrier) =>
             {
                 expected.snapshot = Some(snapshot);
                 true
@@ -221,8 +239,8 @@ impl Round {
     /// True if the grants are still those the round was started under.
     pub fn agrees_with(&self, head: &v1::JobHead) -> bool {
         let same = |entry: &v1::ShardEntry| self.shards.get(&place(entry)).is_some_and(|expected| expected.is(entry));
-        if self.external.is_some() {
-            return head.shards.iter().any(|entry| !external::is_own(entry) && same(entry));
+        if self.kind.is_of_one_shard() {
+            return head.shards.iter().any(|entry| external::is_own(entry) != self.external.is_some() && same(entry));
         }
         let mut own = head.shards.iter().filter(|entry| external::is_own(entry));
         head.generation == self.generation && own.clone().count() == self.shards.len() && own.all(same)
@@ -232,6 +250,7 @@ impl Round {
     pub fn is_in(&self, head: &v1::JobHead) -> bool {
         match self.kind {
             Kind::External => head.external_snapshots.iter().any(|snapshot| snapshot.checkpoint == self.checkpoint),
+            Kind::Handover => head.shards.iter().filter_map(moves::snapshot).any(|stored| stored.id == self.checkpoint),
             _ => head.completed.iter().any(|entry| entry.id == self.checkpoint),
         }
     }

@@ -10,6 +10,7 @@ use forebay_proto::v1;
 use tokio::sync::mpsc;
 use v1::link_response::Message as ToServer;
 
+use super::assign::{Load, Loads};
 use crate::lease::boot_ms;
 
 /// A server's link, to tell one from an earlier one of the same server.
@@ -24,6 +25,8 @@ struct Known {
     to_server: Option<mpsc::Sender<ToServer>>,
     away_since_ms: i64,
     bytes: u64,
+    /// True if it is to get no more shards, until its process is another one.
+    draining: bool,
 }
 
 /// The servers, by name.
@@ -54,6 +57,7 @@ impl Servers {
             to_server: None,
             away_since_ms: boot_ms(),
             bytes: 0,
+            draining: false,
         });
     }
 
@@ -62,7 +66,9 @@ impl Servers {
         let (servers, links) = &mut *self.lock();
         *links += 1;
         let link = Link(*links);
-        let known = Known { link, to_server: Some(to_server), away_since_ms: 0, bytes: 0, register };
+        let same = |known: &&Known| known.register.process_id == register.process_id;
+        let draining = servers.get(&register.name).filter(same).is_some_and(|known| known.draining);
+        let known = Known { link, to_server: Some(to_server), away_since_ms: 0, bytes: 0, draining, register };
         servers.insert(known.register.name.clone(), known);
         link
     }
@@ -110,6 +116,23 @@ impl Servers {
         self.lock().0.values().filter(up).map(pair).collect()
     }
 
+    /// Lets a server get no more shards, or get some again. False if it is not known.
+    pub fn drain(&self, name: &str, draining: bool) -> bool {
+        let (servers, _) = &mut *self.lock();
+        servers.get_mut(name).map(|known| known.draining = draining).is_some()
+    }
+
+    /// What the servers have to bear; `shards` counts those of each.
+    pub fn loads(&self, shards: &HashMap<String, u32>) -> Loads {
+        let load = |known: &Known| Load {
+            zone: known.register.zone.clone(),
+            shards: shards.get(&known.register.name).copied().unwrap_or(0),
+            bytes: known.bytes,
+            draining: known.draining,
+        };
+        self.lock().0.iter().map(|(name, known)| (name.clone(), load(known))).collect()
+    }
+
     /// The servers that did not come back in time.
     pub fn gone(&self) -> Vec<String> {
         let patience = (self.lease + self.return_wait).as_millis() as i64;
@@ -125,7 +148,7 @@ impl Servers {
             disk_id: known.register.disk_id.clone(),
             boot_id: known.register.boot_id.clone(),
             connected: known.to_server.is_some(),
-            draining: false,
+            draining: known.draining,
             shards: shards.get(&known.register.name).copied().unwrap_or(0),
             bytes: known.bytes,
             zone: known.register.zone.clone(),

@@ -222,10 +222,7 @@ impl CoordinatorService for CoordinatorEdge {
         let (coordinator, request) = (self.office.leads()?, request.into_inner());
         let (progress, heard) = mpsc::unbounded_channel();
         let done = async move { coordinator.copy(request, progress).await };
-        let heard = UnboundedReceiverStream::new(heard).map(Ok);
-        // The stream ends with the copy: well, or with what went wrong.
-        let end = stream::once(done).filter_map(async |done| done.err().map(|refused| Err(Status::from(refused))));
-        Ok(Response::new(Box::pin(stream::select(heard, end))))
+        Ok(Response::new(until_done(UnboundedReceiverStream::new(heard), done)))
     }
 
     async fn collect_garbage(
@@ -249,9 +246,14 @@ impl CoordinatorService for CoordinatorEdge {
 
     async fn drain_server(
         &self,
-        _: Request<v1::DrainServerRequest>,
+        request: Request<v1::DrainServerRequest>,
     ) -> Result<Response<Self::DrainServerStream>, Status> {
-        Err(unsupported("draining a server").into())
+        let (coordinator, request) = (self.office.leads()?, request.into_inner());
+        let (progress, heard) = mpsc::unbounded_channel();
+        let done = async move { coordinator.drain(request, &progress).await };
+        let heard = UnboundedReceiverStream::new(heard);
+        let heard = heard.map(|progress| v1::DrainServerResponse { progress: Some(progress) });
+        Ok(Response::new(until_done(heard, done)))
     }
 
     async fn list_shards(
@@ -264,8 +266,16 @@ impl CoordinatorService for CoordinatorEdge {
         Ok(Response::new(v1::ListShardsResponse { shards }))
     }
 
-    async fn move_shard(&self, _: Request<v1::MoveShardRequest>) -> Result<Response<Self::MoveShardStream>, Status> {
-        Err(unsupported("moving a shard").into())
+    async fn move_shard(
+        &self,
+        request: Request<v1::MoveShardRequest>,
+    ) -> Result<Response<Self::MoveShardStream>, Status> {
+        let (coordinator, request) = (self.office.leads()?, request.into_inner());
+        let (progress, heard) = mpsc::unbounded_channel();
+        let done = async move { coordinator.move_shard(request, &progress).await };
+        let heard = UnboundedReceiverStream::new(heard);
+        let heard = heard.map(|progress| v1::MoveShardResponse { progress: Some(progress) });
+        Ok(Response::new(until_done(heard, done)))
     }
 
     async fn split_shard(&self, _: Request<v1::SplitShardRequest>) -> Result<Response<Self::SplitShardStream>, Status> {
@@ -294,6 +304,15 @@ impl CoordinatorService for CoordinatorEdge {
     ) -> Result<Response<v1::FinalizeClusterResponse>, Status> {
         Err(unsupported("finalizing the cluster").into())
     }
+}
+
+/// What is heard of something until it is done, well or with what went wrong.
+fn until_done<T: Send + 'static>(
+    heard: impl Stream<Item = T> + Send + 'static,
+    done: impl Future<Output = Result<(), Refused>> + Send + 'static,
+) -> Answers<T> {
+    let end = stream::once(done).filter_map(async |done| done.err().map(|refused| Err(Status::from(refused))));
+    Box::pin(stream::select(heard.map(Ok), end))
 }
 
 fn missing(field: &str, message: &str) -> Refused {

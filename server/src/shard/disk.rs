@@ -115,6 +115,12 @@ pub fn remove_others(
     Ok(())
 }
 
+/// Bytes of the files in a directory.
+pub fn bytes_of(path: &Path) -> u64 {
+    let files = fs::read_dir(path).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|found| found.len()).sum()
+}
+
 fn subdirs(path: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

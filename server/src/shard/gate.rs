@@ -5,10 +5,16 @@
 //! A resend of a batch that was applied is told so even if its writer has been fenced since: "fenced"
 //! always means that the batch had no effect.
 
+use std::time::Duration;
+
 use forebay_proto::{reason::Refused, v1};
 use v1::ErrorReason as Reason;
 
 use super::lanes::{LaneId, Lanes, Order};
+use crate::seeded::{self, Bug};
+
+/// When to ask again for a shard that is served within moments.
+const SOON: Duration = Duration::from_millis(10);
 
 /// What the shard may do, as the coordinator granted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +36,8 @@ pub struct Rights {
     /// True once the coordinator has recorded that this incarnation stands here; before that it may be
     /// made anew at any time, so nothing is served.
     pub established: bool,
+    /// True once it is to leave this server: what it holds is stored as it is, so nothing is served.
+    pub leaving: bool,
 }
 
 /// Who asks, and what it knows of the shard.
@@ -103,9 +111,17 @@ pub fn own_right(lease: bool) -> Result<(), Refused> {
     Err(Refused::new(Reason::LeaseExpired, "the server's lease has run out: retry until it is renewed"))
 }
 
+/// The refusal of a shard that is served within moments.
+pub fn soon(message: impl Into<String>) -> Refused {
+    Refused { retry_after: Some(SOON), ..Refused::new(Reason::ShardRestoring, message) }
+}
+
 fn position(rights: &Rights, caller: &Caller) -> Result<(), Refused> {
     if !rights.established {
-        return Err(Refused::new(Reason::ShardRestoring, "the shard has just been made: retry in a moment"));
+        return Err(soon("the shard has just been made: retry in a moment"));
+    }
+    if rights.leaving && !seeded::is(Bug::ServesWhileItLeaves) {
+        return Err(soon("the shard is on its way to another server: retry in a moment"));
     }
     if rights.access == v1::Access::Leased && caller.generation != 0 {
         if caller.generation < rights.generation {
@@ -169,9 +185,7 @@ fn writer(rights: &Rights, caller: &Caller, ask: Ask) -> Result<(), Refused> {
 fn sequence(order: Option<Order>, ask: Ask) -> Result<Pass, Refused> {
     match order {
         Some(Order::Gap { expected }) => {
-            if crate::seeded::is(crate::seeded::Bug::BarrierAheadOfRefusedBatch)
-                && matches!(ask, Ask::Write { barrier: true, .. })
-            {
+            if seeded::is(Bug::BarrierAheadOfRefusedBatch) && matches!(ask, Ask::Write { barrier: true, .. }) {
                 return Ok(Pass::Go);
             }
             let message = format!("batches of the lane are missing: expected {expected}, send again from there");
@@ -222,6 +236,7 @@ mod tests {
             writer_epoch: 5,
             leased: true,
             established: true,
+            leaving: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod external;
 mod make;
+mod prepare;
 mod readback;
 mod rounds;
 mod upload;
@@ -33,6 +34,7 @@ use super::{
 };
 use crate::checkpoint::layout;
 use external::Engines;
+use prepare::Prepared;
 pub use readback::AtCheckpoint;
 use readback::OpenSnapshots;
 use rounds::Rounds;
@@ -87,12 +89,15 @@ pub struct Job {
     dir: PathBuf,
     uid: String,
     view: RwLock<Arc<View>>,
+    /// Held while files of shards that are not here are removed: none of them may come to be here meanwhile.
+    tidying: Mutex<()>,
     applied: tokio::sync::Mutex<u64>,
     completed: Mutex<BTreeMap<u64, v1::CompletedCheckpoint>>,
     /// Called when `completed` has changed.
     news: Notify,
     rounds: Rounds,
     engines: Engines,
+    prepared: Prepared,
     snapshots: OpenSnapshots,
     /// What the store holds of the checkpoint that others build on.
     base: tokio::sync::Mutex<Option<(u64, Arc<Known>)>>,
@@ -115,11 +120,13 @@ impl Job {
                 states: Vec::new(),
                 slots: Vec::new(),
             })),
+            tidying: Mutex::default(),
             applied: tokio::sync::Mutex::new(0),
             completed: Mutex::default(),
             news: Notify::new(),
             rounds: Rounds::default(),
             engines: Engines::default(),
+            prepared: Prepared::default(),
             snapshots: OpenSnapshots::default(),
             base: tokio::sync::Mutex::default(),
         })
@@ -151,7 +158,10 @@ impl Job {
             }
         }
         let status = |kept: &Option<Arc<Shard>>| kept.clone().map_or(Status::Restoring, Status::Serving);
-        self.publish(&wanted, kept.iter().map(status).collect());
+        {
+            let _tidying = self.tidying.lock().expect("no panics under this lock");
+            self.publish(&wanted, kept.iter().map(status).collect());
+        }
         self.drop_closed(&before, &wanted);
         for (entry, shard) in wanted.shards.iter().zip(&kept) {
             if let Some(shard) = shard {
@@ -323,6 +333,7 @@ fn rights(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Rights {
         writer_epoch: entry.writer_epoch,
         leased: entry.writer.is_some() || entry.external.is_some(),
         established: entry.established,
+        leaving: entry.handover.as_ref().is_some_and(|handover| handover.snapshot.is_none()),
     }
 }
 

@@ -126,6 +126,13 @@ impl Shards {
         job.apply(wanted, lapses).await
     }
 
+    /// Brings here what a checkpoint holds of a shard that is to come from another server, and reports it.
+    pub fn prepare(&self, wanted: v1::PrepareShard) {
+        let (uid, name) = (&wanted.job_uid, &wanted.job);
+        let job = self.jobs.entry(uid.clone()).or_insert_with(|| Job::new(&self.environment, name, uid)).clone();
+        tokio::spawn(job.prepare(wanted));
+    }
+
     /// Takes note that a round begins.
     pub fn round_started(&self, started: v1::RoundStarted) {
         if let Some(job) = self.jobs.get(&started.job_uid) {
@@ -315,6 +322,9 @@ impl View {
         }
         match self.slots.iter().find(|slot| slot.entry.operator == operator && is_it(&slot.entry)) {
             Some(Slot { status: Status::Serving(shard), .. }) => Ok(shard.clone()),
+            Some(Slot { status: Status::Restoring, entry }) if entry.handover.is_some() => {
+                Err(gate::soon(format!("shard {operator} {} arrives here: retry in a moment", name())))
+            }
             Some(Slot { status: Status::Restoring, .. }) => {
                 let message = format!("shard {operator} {} is being restored: retry in a moment", name());
                 Err(Refused::new(Reason::ShardRestoring, message))

@@ -19,7 +19,7 @@ use forebay_proto::{reason::Refused, v1::ErrorReason as Reason};
 
 pub use known::{Known, Part, plan};
 pub use pack::{Names, Packer, Target};
-pub use restore::{Source, restore};
+pub use restore::{Near, Source, missing, restore};
 pub use send::Uploads;
 pub use upload::{Failed, upload};
 

@@ -16,10 +16,14 @@ use super::{
 };
 use crate::checkpoint::layout;
 
+/// How long a shard may serve nothing because what it held last is being stored.
+const HANDOVER_MAX_MS: i64 = 20_000;
+
 /// A checkpoint that somebody wants.
 #[derive(Debug)]
 pub(super) struct Trigger {
-    pub(super) token: Token,
+    /// Who waits for it; nobody if a move of a shard needs it.
+    pub(super) token: Option<Token>,
     pub(super) kind: Kind,
     pub(super) full: bool,
     /// Where a savepoint goes: below that folder, in one of this id.
@@ -34,9 +38,16 @@ impl Machine {
         let done: Vec<Round> = done;
         let mut newest = None;
         for round in done {
-            if round.kind == Kind::External {
-                self.registered(&round, actions);
-                continue;
+            match round.kind {
+                Kind::External => {
+                    self.registered(&round, actions);
+                    continue;
+                }
+                Kind::Handover => {
+                    self.round_ended(&round, None, actions);
+                    continue;
+                }
+                Kind::Periodic | Kind::Manual | Kind::Savepoint => {}
             }
             let entry = self.head.completed.iter().find(|entry| entry.id == round.checkpoint).cloned();
             let Some(entry) = entry else { continue };
@@ -97,6 +108,9 @@ impl Machine {
         if let Some(external) = &round.external {
             return given_up(&round, external, detail, actions);
         }
+        if round.kind == Kind::Handover {
+            return self.move_failed(&round, detail);
+        }
         for member in self.members.connected() {
             let aborted = v1::CheckpointAborted {
                 checkpoint: round.checkpoint,
@@ -132,13 +146,24 @@ impl Machine {
 
     pub(super) fn expire(&mut self, now: Now, actions: &mut Vec<Action>) {
         self.members.expire(now.mono_ms);
-        let timeout = settings(&self.head).timeout_ms;
-        // Another engine has a timeout of its own, and cancels.
-        let late =
-            |round: &&Round| round.kind != Kind::External && now.mono_ms - round.triggered_ms > timeout.cast_signed();
-        let late: Vec<String> = self.rounds.iter().filter(late).map(|round| round.id.clone()).collect();
-        for id in late {
-            self.abort(&id, Cause::Expired, "it took longer than checkpoints.timeout", now, actions);
+        let timeout = settings(&self.head).timeout_ms.cast_signed();
+        let late = |round: &&Round| {
+            let timeout = match round.kind {
+                // Another engine has a timeout of its own, and cancels.
+                Kind::External => return false,
+                Kind::Handover => HANDOVER_MAX_MS,
+                Kind::Periodic | Kind::Manual | Kind::Savepoint => timeout,
+            };
+            now.mono_ms - round.triggered_ms > timeout
+        };
+        let late: Vec<(String, Kind)> =
+            self.rounds.iter().filter(late).map(|round| (round.id.clone(), round.kind)).collect();
+        for (id, kind) in late {
+            let detail = match kind {
+                Kind::Handover => "its last rest could not be stored in time, while nothing of it was served",
+                _ => "it took longer than checkpoints.timeout",
+            };
+            self.abort(&id, Cause::Expired, detail, now, actions);
         }
     }
 
@@ -169,7 +194,9 @@ impl Machine {
                     let entry = round.savepoint_entry(&self.head, now.wall_ms);
                     Action::WriteSavepoint(round.id(), manifest, Box::new(entry))
                 }
-                Kind::Periodic | Kind::Manual | Kind::External => Action::WriteManifest(round.id(), manifest),
+                Kind::Periodic | Kind::Manual | Kind::External | Kind::Handover => {
+                    Action::WriteManifest(round.id(), manifest)
+                }
             });
         }
     }
@@ -218,8 +245,8 @@ impl Machine {
         while let Some(kind) = self.wanted(now) {
             if let Err(refused) = self.may_start() {
                 // A periodic round waits; who asked for one is told.
-                for trigger in self.triggers.drain(..) {
-                    actions.push(Action::Answer(trigger.token, Err(refused.clone())));
+                for token in self.triggers.drain(..).filter_map(|trigger| trigger.token) {
+                    actions.push(Action::Answer(token, Err(refused.clone())));
                 }
                 return;
             }
@@ -231,7 +258,8 @@ impl Machine {
     }
 
     fn wanted(&self, now: Now) -> Option<Kind> {
-        if self.in_flight.is_some() {
+        // A round over a shard that moves would be aborted by it; it takes moments.
+        if self.in_flight.is_some() || self.is_handing_over() {
             return None;
         }
         let settings = settings(&self.head);
@@ -239,10 +267,10 @@ impl Machine {
         let interval = settings.interval_ms();
         let running = self.rounds.iter().filter(|round| round.kind.in_series());
         let slot = running.count() < settings.max_concurrent.max(1) as usize;
-        let alone = || self.rounds.iter().all(|round| round.kind == Kind::External);
+        let alone = || self.rounds.iter().all(|round| round.kind.is_of_one_shard());
         let rested = now.mono_ms >= self.pause_until_ms && (settings.min_pause_ms == 0 || alone());
         let wanted = match kind {
-            Kind::Savepoint | Kind::External => true,
+            Kind::Savepoint | Kind::External | Kind::Handover => true,
             Kind::Manual => slot,
             Kind::Periodic => slot && rested && interval > 0 && now.mono_ms >= self.next_round_ms,
         };
@@ -251,11 +279,15 @@ impl Machine {
 
     /// The names of the next round, and its number.
     pub(super) fn next_round(&mut self) -> (Id, u64) {
-        let number = self.rounds_started;
-        let id = Id { checkpoint: self.next_id, round: format!("{}-{number}", self.nonce) };
         self.next_id += 1;
+        self.round_of(self.next_id - 1)
+    }
+
+    /// The names of the next round, which is to have this id, and its number.
+    pub(super) fn round_of(&mut self, checkpoint: u64) -> (Id, u64) {
+        let number = self.rounds_started;
         self.rounds_started += 1;
-        (id, number)
+        (Id { checkpoint, round: format!("{}-{number}", self.nonce) }, number)
     }
 
     fn start_round(&mut self, kind: Kind, now: Now, actions: &mut Vec<Action>) {
@@ -273,7 +305,7 @@ impl Machine {
             let prefix = format!("{}{}", target.prefix, layout::savepoint(job, round.checkpoint, &folder));
             v1::SavepointTarget { prefix, ..target }
         });
-        round.callers = callers.into_iter().map(|trigger| trigger.token).collect();
+        round.callers = callers.into_iter().filter_map(|trigger| trigger.token).collect();
         round.reusable = retention::reusable(&self.head);
         self.tell_started(&round, actions);
         let barrier = v1::Barrier {
@@ -314,7 +346,7 @@ impl Machine {
     }
 
     fn full_is_due(&self, settings: &v1::CheckpointSettings) -> bool {
-        let rounds = || self.rounds.iter().filter(|round| round.kind != Kind::External);
+        let rounds = || self.rounds.iter().filter(|round| !round.kind.is_of_one_shard());
         let building = rounds().filter(|round| round.base != 0).count() as u32;
         let none_on_its_way = rounds().all(|round| round.base != 0);
         let every = settings.full_every;
@@ -338,7 +370,7 @@ impl Machine {
     }
 
     /// An operator with a group is never snapshotted without its writers.
-    fn may_start(&self) -> Result<(), Refused> {
+    pub(super) fn may_start(&self) -> Result<(), Refused> {
         let no = |message: String| Err(Refused::new(Reason::CheckpointAborted, message));
         if self.head.deleted || !self.head.shards.iter().any(external::is_own) {
             return no("the job has no shards of its own (those of external operators its engine snapshots)".into());

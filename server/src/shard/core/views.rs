@@ -183,6 +183,7 @@ mod tests {
             writer_epoch: 0,
             leased: false,
             established: true,
+            leaving: false,
         };
         let backends = Backends::new(&RocksConfig::default()).unwrap();
         let opened = backends.open(backend, v1::Durability::Wal, dir.path(), Origin::New).unwrap();

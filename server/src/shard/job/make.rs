@@ -88,10 +88,11 @@ impl Job {
             Plan::Lost(cause) => return Err(Refused::new(Reason::ShardLost, cause)),
             Plan::Build(checkpoint) => {
                 dir.reset().map_err(io)?;
-                let sources = match &entry.external {
-                    Some(opening) => self.sources_of_engine(entry, opening).await,
-                    None if checkpoint == 0 => Ok(Vec::new()),
-                    None => self.sources_of(entry, checkpoint).await,
+                let sources = match (&entry.external, handed_over(entry)) {
+                    (Some(opening), _) => self.sources_of_engine(entry, opening).await,
+                    (None, Some(stored)) => self.sources_of_former(entry, stored).await,
+                    (None, None) if checkpoint == 0 => Ok(Vec::new()),
+                    (None, None) => self.sources_of(entry, checkpoint).await,
                 };
                 let sources = sources.map_err(|error| error.refused())?;
                 if sources.is_empty() {
@@ -107,6 +108,7 @@ impl Job {
         let (environment, range) = (self.environment.clone(), identity.range);
         let (db, scratch) = (dir.db(), dir.parts().join("joined"));
         let Brought { copies, clip, parts } = brought;
+        let keeps_lanes = handed_over(entry).is_some();
         let opened = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&db).map_err(io)?;
             let backends = &environment.backends;
@@ -125,7 +127,7 @@ impl Job {
                 _ => snapshot::Error::Storage(error).refused(),
             })?;
             let core = Core::load(identity, rights, states, backend);
-            if origin != Origin::Restored {
+            if origin != Origin::Restored || keeps_lanes {
                 return core.map_err(|error| lost(&error));
             }
             core.and_then(|mut core| core.end_lanes().map(|()| core.as_committed()))
@@ -171,10 +173,11 @@ impl Job {
         let alike =
             |source: &Source| !source.snapshot.canonical && source.snapshot.backend() == self.view().spec.backend();
         let whole = matches!(sources, [only] if alike(only));
+        let near = self.prepared.of(&entry.operator, entry.start, entry.end);
         let mut brought = Brought::default();
         for (index, Source { snapshot, range, copy, folders, checkpoint }) in sources.iter().enumerate() {
             let into = if whole { dir.db() } else { dir.parts().join(index.to_string()) };
-            let source = snapshot::restore(snapshot, copy.clone(), into.clone(), folders).await?;
+            let source = snapshot::restore(snapshot, copy.clone(), &near, into.clone(), folders).await?;
             let (start, end) = (range.start(), range.end());
             info!(job = self.uid, operator = entry.operator, start, end, checkpoint, ?source, "snapshot is here");
             if source == snapshot::Source::Local {
@@ -203,6 +206,20 @@ impl Job {
         })?;
         let found = found.into_iter().map(|(snapshot, range)| self.source(&manifest, snapshot, range, &folders));
         Ok(found.collect())
+    }
+
+    /// What a shard's former server has stored of it.
+    async fn sources_of_former(
+        &self,
+        entry: &v1::ShardEntry,
+        stored: &v1::CompletedCheckpoint,
+    ) -> Result<Vec<Source>, snapshot::Error> {
+        let (manifest, folders) = self.handed_over(entry, stored).await?;
+        let whole = sources(&manifest, entry).map_err(|detail| snapshot::Error::Damaged {
+            object: layout::manifest(stored.id, &manifest.round),
+            detail: format!("what the former server stored {detail}"),
+        })?;
+        Ok(whole.into_iter().map(|(snapshot, range)| self.source(&manifest, snapshot, range, &folders)).collect())
     }
 
     /// The snapshots that another engine restores a shard from.
@@ -251,6 +268,11 @@ impl Job {
         };
         manifest::open(&self.environment.stores, &self.paths, &entry).await.map_err(snapshot::Error::from)
     }
+}
+
+/// What a shard's former server has stored of it, for the new one to make it of.
+fn handed_over(entry: &v1::ShardEntry) -> Option<&v1::CompletedCheckpoint> {
+    entry.handover.as_ref()?.snapshot.as_ref()
 }
 
 /// The snapshots that hold the key groups of a shard, with what is taken from each, in order.

@@ -222,7 +222,9 @@ impl Job {
         let (files, db) = (dir.0.join("files"), dir.0.join("db"));
         let copy =
             ShardDir::new(&self.dir, operator, shard.start, shard.end).copy(manifest.checkpoint, &manifest.round);
-        snapshot::restore(shard, copy, files.clone(), folders).await.map_err(|error| error.refused())?;
+        snapshot::restore(shard, copy, &snapshot::Near::default(), files.clone(), folders)
+            .await
+            .map_err(|error| error.refused())?;
         let (environment, spec) = (self.environment.clone(), manifest.spec.clone().unwrap_or_default());
         let (kind, canonical) = (shard.backend(), shard.canonical);
         let names: BTreeMap<String, String> =

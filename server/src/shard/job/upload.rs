@@ -55,7 +55,12 @@ impl Job {
         }
         self.news.notify_waiters();
         // What is still uploaded is of use to a later round.
-        let keep = |id: u64| retained.contains(&id) || id > ended.checkpoint || self.rounds.is_under_way(id);
+        let keep = |id: u64| {
+            retained.contains(&id)
+                || id > ended.checkpoint
+                || self.rounds.is_under_way(id)
+                || self.prepared.is_brought(id)
+        };
         for slot in &self.view().slots {
             match &slot.status {
                 Status::Serving(shard) if ended.completed => shard.completed(ended.checkpoint).await,
@@ -66,6 +71,7 @@ impl Job {
                 warn!(%error, "local copies of old checkpoints cannot be removed");
             }
         }
+        let _tidying = self.tidying.lock().expect("no panics under this lock");
         let view = self.view();
         self.remove_others(view.slots.iter().map(|slot| &slot.entry), keep);
     }

@@ -28,11 +28,43 @@ pub enum Source {
 /// The slices of one file, in their order.
 type Pieces = Vec<v1::SnapshotFile>;
 
+/// The files of another snapshot that are here, for what a snapshot has in common with it.
+#[derive(Debug, Clone, Default)]
+pub struct Near {
+    dir: PathBuf,
+    /// Names by identity and length: only of files that never change.
+    names: BTreeMap<(String, u64), String>,
+}
+
+impl Near {
+    /// The files of a snapshot in a directory.
+    pub fn new(dir: PathBuf, snapshot: &v1::ShardSnapshot) -> Self {
+        let whole = |file: &&v1::SnapshotFile| !file.sst_id.is_empty() && file.at == 0;
+        let named = |file: &v1::SnapshotFile| ((file.sst_id.clone(), file.length), file.name.clone());
+        Self { dir, names: snapshot.files.iter().filter(whole).map(named).collect() }
+    }
+
+    /// Where a file of these pieces is, if it is here.
+    fn find(&self, pieces: &[v1::SnapshotFile]) -> Option<PathBuf> {
+        let [only] = pieces else { return None };
+        let name = self.names.get(&(only.sst_id.clone(), only.length))?;
+        let path = self.dir.join(name);
+        fs::metadata(&path).is_ok_and(|found| found.len() == only.length).then_some(path)
+    }
+}
+
+/// Bytes of a snapshot that are not here.
+pub fn missing(snapshot: &v1::ShardSnapshot, near: &Near) -> u64 {
+    let here = |file: &&v1::SnapshotFile| near.find(std::slice::from_ref(*file)).is_some();
+    snapshot.files.iter().filter(|file| !here(file)).map(|file| file.length).sum()
+}
+
 /// Puts the files of a snapshot into `db`, an empty directory: from a local copy where it is whole,
-/// else from the store, each piece verified.
+/// else from the store, each piece verified, but for those that it has in common with what is near.
 pub async fn restore(
     snapshot: &v1::ShardSnapshot,
     copy: PathBuf,
+    near: &Near,
     db: PathBuf,
     folders: &Folders,
 ) -> Result<Source, Error> {
@@ -45,6 +77,11 @@ pub async fn restore(
     fs::create_dir_all(&db).map_err(|source| Error::local(&db, source))?;
     let mut downloads = Vec::new();
     for (name, pieces) in &files {
+        if let Some(here) = near.find(pieces)
+            && fs::hard_link(here, db.join(name)).is_ok()
+        {
+            continue;
+        }
         downloads.push(download(db.join(name), snapshot, pieces, folders));
     }
     stream::iter(downloads).buffer_unordered(PARALLEL).try_collect::<()>().await?;
@@ -189,12 +226,45 @@ mod tests {
         let snapshot =
             snapshot(vec![from_parent, slice("log", "pack-1", 2, 0, "one"), slice("x", "pack-1", 7, 0, "two")]);
         let (copy, db) = (dir.path().join("copy"), dir.path().join("db"));
-        let source = restore(&snapshot, copy.clone(), db.clone(), &folders().await).await.unwrap();
+        let source = restore(&snapshot, copy.clone(), &Near::default(), db.clone(), &folders().await).await.unwrap();
         assert_eq!(source, Source::Store);
         assert_eq!(fs::read_to_string(db.join("log")).unwrap(), "onethree");
         assert_eq!(fs::read_to_string(db.join("x")).unwrap(), "two");
         fs::rename(&db, &copy).unwrap();
-        assert_eq!(restore(&snapshot, copy, db, &folders().await).await.unwrap(), Source::Local);
+        assert_eq!(restore(&snapshot, copy, &Near::default(), db, &folders().await).await.unwrap(), Source::Local);
+    }
+
+    #[tokio::test]
+    async fn what_is_near_is_linked_and_not_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let sst = |name: &str, id: &str, object: &str, content: &str| v1::SnapshotFile {
+            sst_id: id.into(),
+            ..slice(name, object, 2, 0, content)
+        };
+        // The same file under another name, another file under the same name, and one that was cut off meanwhile.
+        let before = snapshot(vec![
+            sst("7.sst", "a", "gone", "one"),
+            sst("8.sst", "b", "gone", "old"),
+            sst("9.sst", "c", "gone", "cut"),
+        ]);
+        let here = dir.path().join("here");
+        fs::create_dir(&here).unwrap();
+        for (name, content) in [("7.sst", "one"), ("8.sst", "old"), ("9.sst", "c")] {
+            fs::write(here.join(name), content).unwrap();
+        }
+        let near = Near::new(here, &before);
+        let wanted = snapshot(vec![sst("1.sst", "a", "gone", "one"), sst("8.sst", "x", "pack-1", "one")]);
+        assert_eq!(missing(&wanted, &near), 3);
+        let db = dir.path().join("db");
+        let folders = folders().await;
+        assert_eq!(
+            restore(&wanted, dir.path().join("copy"), &near, db.clone(), &folders).await.unwrap(),
+            Source::Store
+        );
+        assert_eq!(fs::read_to_string(db.join("1.sst")).unwrap(), "one");
+        assert_eq!(fs::read_to_string(db.join("8.sst")).unwrap(), "one");
+        let cut = snapshot(vec![sst("9.sst", "c", "gone", "cut")]);
+        assert!(restore(&cut, dir.path().join("copy"), &near, db, &folders).await.is_err());
     }
 
     #[tokio::test]
@@ -203,7 +273,9 @@ mod tests {
         let restore = async |file: v1::SnapshotFile| {
             let dir = tempfile::tempdir().unwrap();
             let db = dir.path().join("db");
-            let result = restore_files(&snapshot(vec![file]), dir.path().join("copy"), db, &folders().await).await;
+            let result =
+                restore_files(&snapshot(vec![file]), dir.path().join("copy"), &Near::default(), db, &folders().await)
+                    .await;
             match result.unwrap_err() {
                 Error::Damaged { object, .. } => object,
                 other => panic!("{other}"),

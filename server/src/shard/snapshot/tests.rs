@@ -85,12 +85,16 @@ impl Server {
         let folders = Folders { store: self.store.clone(), own: self.target.job.clone() };
         let dir = tempfile::tempdir_in(self.dir.path()).unwrap();
         let db = dir.path().join("db");
-        let source = restore(snapshot, dir.path().join("no copy"), db.clone(), &folders).await.unwrap();
+        let source =
+            restore(snapshot, dir.path().join("no copy"), &Near::default(), db.clone(), &folders).await.unwrap();
         assert_eq!(source, Source::Store);
         // The local copy is as good, and leaves the store alone.
         let from_copy = dir.path().join("from copy");
         let copy = shard.dir.join(shard.checkpoints.to_string());
-        assert_eq!(restore(snapshot, copy, from_copy.clone(), &folders).await.unwrap(), Source::Local);
+        assert_eq!(
+            restore(snapshot, copy, &Near::default(), from_copy.clone(), &folders).await.unwrap(),
+            Source::Local
+        );
         let rows = rows(&*self.open(shard.kind, &db, Origin::Restored));
         assert!(rows == self::rows(&*self.open(shard.kind, &from_copy, Origin::Restored)));
         rows

@@ -106,6 +106,7 @@ fn core(backend: Counting, range: KeyGroupRange) -> Core {
         writer_epoch: 0,
         leased: false,
         established: true,
+        leaving: false,
     };
     Core::load(identity, rights, States::of_operator(&[], "op"), Box::new(backend)).unwrap()
 }

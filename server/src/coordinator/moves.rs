@@ -1,0 +1,95 @@
+//! A shard's way from one server to another, in the head. Pure.
+//!
+//! `leaving → arriving → there`. While a shard leaves it is still its former server's, which serves nothing of it any
+//! more: once that one has stored what it holds, a single write makes the shard the other's. Whatever goes wrong before
+//! that write, the former server goes on; behind it, what was stored is all there is, and any server can be given it.
+//! Writer, incarnation and lanes stay. See semantics.md, section 10.
+
+use forebay_proto::v1;
+
+use super::round::{Kind, Place, Round, place};
+
+/// A move that is to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// The shard.
+    pub place: Place,
+    /// Its epoch when the move was asked for.
+    pub epoch: u64,
+    /// Name of the server that it goes to.
+    pub to: String,
+    /// Tells it from other moves.
+    pub number: u64,
+}
+
+/// True while a shard's former server has it, and serves nothing of it.
+pub fn is_leaving(entry: &v1::ShardEntry) -> bool {
+    entry.handover.as_ref().is_some_and(|handover| handover.snapshot.is_none())
+}
+
+/// True while a shard's new server makes it of what the former one has stored.
+pub fn is_arriving(entry: &v1::ShardEntry) -> bool {
+    entry.handover.as_ref().is_some_and(|handover| handover.snapshot.is_some())
+}
+
+/// The number of the move that a shard is on; 0 for none.
+pub fn number(entry: &v1::ShardEntry) -> u64 {
+    entry.handover.as_ref().map_or(0, |handover| handover.r#move)
+}
+
+/// Lets a shard leave; one that arrives somewhere goes elsewhere instead. Nothing comes of it if the shard is not what it
+/// was, or does not stand.
+pub fn begin(next: &mut v1::JobHead, wish: &Wish) {
+    let same = |entry: &&mut v1::ShardEntry| place(entry) == wish.place && entry.epoch == wish.epoch;
+    let Some(entry) = next.shards.iter_mut().find(same) else { return };
+    let handover = v1::Handover { r#move: wish.number, server: wish.to.clone(), snapshot: None };
+    match entry.handover.clone() {
+        None if entry.established => entry.handover = Some(handover),
+        Some(v1::Handover { snapshot: snapshot @ Some(_), .. }) => {
+            give(entry, v1::Handover { snapshot, ..handover });
+        }
+        _ => {}
+    }
+}
+
+/// Ends a move whose shard has not left.
+pub fn cancel(next: &mut v1::JobHead, of: &Place, number: u64) {
+    let same = |entry: &&mut v1::ShardEntry| place(entry) == *of && is_leaving(entry) && self::number(entry) == number;
+    if let Some(entry) = next.shards.iter_mut().find(same) {
+        entry.handover = None;
+    }
+}
+
+/// Gives the shards whose former servers have stored what they hold to their new ones.
+pub fn commit(next: &mut v1::JobHead, rounds: &[Round]) {
+    for round in rounds.iter().filter(|round| round.kind == Kind::Handover) {
+        let Some(stored) = round.stored.as_ref().filter(|_| round.agrees_with(next)) else { continue };
+        let moved = |entry: &&mut v1::ShardEntry| round.shards().any(|at| *at == place(entry)) && is_leaving(entry);
+        if let Some(entry) = next.shards.iter_mut().find(moved) {
+            let handover = entry.handover.take().unwrap_or_default();
+            give(entry, v1::Handover { snapshot: Some(stored.clone()), ..handover });
+        }
+    }
+}
+
+fn give(entry: &mut v1::ShardEntry, handover: v1::Handover) {
+    entry.server.clone_from(&handover.server);
+    entry.epoch += 1;
+    entry.established = false;
+    entry.handover = Some(handover);
+}
+
+/// Keeps the shards that are to go to servers that are not `up` where they are.
+pub fn keep_where_nobody_waits(next: &mut v1::JobHead, up: &[String]) {
+    for entry in next.shards.iter_mut().filter(|entry| is_leaving(entry)) {
+        entry.handover.take_if(|handover| !up.contains(&handover.server));
+    }
+}
+
+/// What the former server of an arriving shard has stored.
+pub fn snapshot(entry: &v1::ShardEntry) -> Option<&v1::CompletedCheckpoint> {
+    entry.handover.as_ref()?.snapshot.as_ref()
+}
+
+#[cfg(test)]
+mod tests;
