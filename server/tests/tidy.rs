@@ -210,3 +210,35 @@ fn every_file_can_be_read_in_one_sitting() {
         }
     }
 }
+
+/// Ids of the invariants whose tests docs/promises.md lists by name.
+const INVARIANTS: [(char, u32); 7] = [('D', 6), ('E', 8), ('F', 7), ('R', 5), ('S', 5), ('L', 5), ('K', 2)];
+
+#[test]
+fn every_invariant_has_tests_of_two_kinds_or_is_said_to_have_none() {
+    let text = fs::read_to_string(root().join("../../docs/promises.md")).unwrap();
+    let by_id = text.split("## By id").nth(1).unwrap();
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let rows: Vec<_> = by_id.lines().filter(|line| line.starts_with("| ")).map(cells).collect();
+    let repository = root().join("../..");
+    let folders = ["server", "client", "proto", "integration-tests"];
+    let files: Vec<_> = folders.iter().flat_map(|folder| sources(&repository.join(folder))).collect();
+    let code: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    for (letter, count) in INVARIANTS {
+        for id in (1..=count).map(|number| format!("{letter}{number}")) {
+            let row = rows.iter().find(|row| row[1] == id).unwrap_or_else(|| panic!("{id} is not in docs/promises.md"));
+            if row.len() == 4 {
+                assert!(!row[2].is_empty(), "{id}: say what is missing");
+                continue;
+            }
+            for kind in [&row[3], &row[4]] {
+                let tests: Vec<_> = kind.split('`').skip(1).step_by(2).collect();
+                assert!(!tests.is_empty(), "{id} has tests of one kind only");
+                for test in tests {
+                    let found = code.iter().any(|code| code.contains(&format!("fn {test}(")));
+                    assert!(found, "{id}: there is no test {test}");
+                }
+            }
+        }
+    }
+}

@@ -78,23 +78,25 @@ fn commit() -> Result<String> {
 
 async fn clusters(args: &Args) -> Result<String> {
     let faults = orders::chaos::Faults { kills: 12, pauses: 4, partitions: 4, rescales: 2, moves: 2 };
-    let (mut takeovers, mut lines) = (0, 0);
+    let (mut takeovers, mut moves, mut lines) = (0, 0, 0);
     for seed in args.first..args.first + args.clusters {
         let done = orders::chaos::run(seed, faults, v1::Backend::Rocksdb).await?;
         let seconds = done.took.as_secs_f64();
         println!(
-            "cluster {seed}: {faults:?} in {seconds:.0} s, takeovers {}, store calls failed {}, lines {} ({:.0}/s): exact",
+            "cluster {seed}: {faults:?} in {seconds:.0} s, takeovers {}, shards moved {}, store calls failed {}, lines {} ({:.0}/s): exact",
             done.takeovers,
+            done.moves,
             done.store_faults,
             done.lines,
             done.lines as f64 / seconds
         );
         takeovers += done.takeovers;
+        moves += done.moves;
         lines += done.lines;
     }
     let all = |count: usize| count as u64 * args.clusters;
     Ok(format!(
-        "{} kills, {} pauses, {} partitions, {} workers that came or left; {takeovers} takeovers, {lines} lines",
+        "{} kills, {} pauses, {} partitions, {} workers that came or left; {takeovers} takeovers, {moves} shards moved, {lines} lines",
         all(faults.kills),
         all(faults.pauses),
         all(faults.partitions),

@@ -99,6 +99,8 @@ pub enum Moment {
     Manifest,
     /// A worker is told what it holds.
     Assignment,
+    /// A server is told of a shard that comes from another one.
+    Arrival,
 }
 
 impl Moment {
@@ -111,6 +113,9 @@ impl Moment {
                 &[K::CoordinatorCrash, K::CoordinatorRival, K::PutAnswerLost, K::PutLate, K::PutRequestLost]
             }
             Self::Manifest => &[K::CoordinatorCrash, K::StoreDown, K::ServerLost, K::WorkerLeave],
+            Self::Arrival => {
+                &[K::WorkerLeave, K::WorkerCrash, K::ServerLost, K::ServerCrash, K::CoordinatorRival, K::StoreDown]
+            }
             Self::Assignment => &[K::WorkerPause, K::WorkerCrash, K::ServerCrash, K::ServerLost, K::CoordinatorCrash],
         }
     }
@@ -145,6 +150,11 @@ impl Faults {
     /// Chooses what goes wrong now.
     pub fn next(&self, rng: &mut Rng) -> Option<Kind> {
         rng.pick(&self.enabled).filter(|_| self.active)
+    }
+
+    /// True if this kind may strike now.
+    pub fn may(&self, kind: Kind) -> bool {
+        self.active && self.enabled.contains(&kind)
     }
 
     /// Chooses what goes wrong at a moment, if anything does.

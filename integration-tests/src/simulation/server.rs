@@ -228,7 +228,8 @@ impl Server {
                 }));
                 self.report(env);
             }
-            Down::Refused(_) | Down::Started(_) => {}
+            // What is in the log is in the simulated disk's one file.
+            Down::Refused(_) | Down::Started(_) | Down::Flush(_) => {}
         }
     }
 
@@ -279,6 +280,9 @@ impl Server {
                 }
             }
             let delay = if kept.iter().all(Option::is_some) { 0 } else { env.rng.within(500..80_000) };
+            if wanted.shards.iter().zip(&kept).any(|(entry, kept)| kept.is_none() && moves::is_arriving(entry)) {
+                env.faults.moment(Moment::Arrival);
+            }
             self.view = Some(wanted.clone());
             self.applying = Some((wanted, from));
             self.wake(env, delay, Timer::Make);

@@ -13,6 +13,10 @@ impl World {
         if !self.env.faults.active {
             return;
         }
+        // Whatever else happens is to meet shards on their way, too.
+        if self.env.faults.may(Kind::Move) && self.env.rng.one_in(2) {
+            self.strike(Kind::Move);
+        }
         if let Some(kind) = self.env.faults.next(&mut self.env.rng) {
             self.strike(kind);
         }

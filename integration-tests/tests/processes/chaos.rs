@@ -11,4 +11,5 @@ async fn a_cluster_is_exact_though_its_processes_die_stand_still_and_lose_each_o
     let done = run(1, faults, v1::Backend::Rocksdb).await.unwrap();
     println!("{done:?}");
     assert!(done.takeovers > 0, "no coordinator followed another: the faults were too few to prove anything");
+    assert!(done.moves > 2, "hardly a shard moved: {done:?}");
 }

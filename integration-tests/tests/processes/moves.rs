@@ -105,7 +105,7 @@ async fn servers_that_die_during_and_behind_a_move_lose_nothing() {
             while told.message().await?.is_some() {}
             Ok::<_, Status>(())
         });
-        tokio::time::sleep(Duration::from_millis(rng.random_range(0..250))).await;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..120))).await;
         let dies = if round % 2 == 0 { &server } else { &to };
         let index: usize = dies.trim_start_matches("server-").parse().unwrap();
         cluster.servers[index].kill_and_restart().await;

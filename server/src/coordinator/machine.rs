@@ -380,8 +380,8 @@ impl Machine {
                 self.next_id += 1;
                 self.wishes.restore.push((token, restore::Target { id, ..*target }));
             }
-            Event::Move { token, place, to, dry_run } => self.wants_move(token, place, to, dry_run, actions),
-            Event::Prepared { server, prepared } => self.prepared(&server, &prepared),
+            Event::Move { token, place, to, dry_run } => self.wants_move(token, place, to, dry_run, now, actions),
+            Event::Prepared { server, prepared } => self.prepared(&server, &prepared, now),
             Event::External { token, wish } => self.wished(token, *wish, now, actions),
             Event::Delete { token } => self.wishes.delete.push(token),
             Event::HeadWritten => self.head_written(now, actions),

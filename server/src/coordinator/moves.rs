@@ -92,4 +92,72 @@ pub fn snapshot(entry: &v1::ShardEntry) -> Option<&v1::CompletedCheckpoint> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    const SHARD: (&str, u32, u32) = ("op", 0, 64);
+
+    fn head(handover: Option<v1::Handover>) -> v1::JobHead {
+        let entry = v1::ShardEntry {
+            operator: SHARD.0.into(),
+            start: SHARD.1,
+            end: SHARD.2,
+            server: "s".into(),
+            epoch: 3,
+            incarnation: 2,
+            established: handover.as_ref().is_none_or(|handover| handover.snapshot.is_none()),
+            handover,
+            ..Default::default()
+        };
+        v1::JobHead { shards: vec![entry], ..Default::default() }
+    }
+
+    fn wish(epoch: u64, to: &str) -> Wish {
+        Wish { place: (SHARD.0.into(), SHARD.1, SHARD.2), epoch, to: to.into(), number: 9 }
+    }
+
+    fn arriving() -> v1::Handover {
+        let snapshot = Some(v1::CompletedCheckpoint { id: 7, ..Default::default() });
+        v1::Handover { r#move: 7, server: "s".into(), snapshot }
+    }
+
+    #[test]
+    fn only_a_shard_that_stands_as_it_was_leaves() {
+        let mut next = head(None);
+        begin(&mut next, &wish(2, "t"));
+        assert_eq!(next, head(None), "it has moved meanwhile");
+        next.shards[0].established = false;
+        begin(&mut next, &wish(3, "t"));
+        assert_eq!(next.shards[0].handover, None);
+        next.shards[0].established = true;
+        begin(&mut next, &wish(3, "t"));
+        let entry = &next.shards[0];
+        assert_eq!((is_leaving(entry), number(entry), entry.server.as_str(), entry.epoch), (true, 9, "s", 3));
+        cancel(&mut next, &(SHARD.0.into(), SHARD.1, SHARD.2), 8);
+        assert!(is_leaving(&next.shards[0]), "that is another move");
+        cancel(&mut next, &(SHARD.0.into(), SHARD.1, SHARD.2), 9);
+        assert_eq!(next, head(None));
+    }
+
+    #[test]
+    fn one_that_arrives_goes_elsewhere_with_what_was_stored_and_cannot_stay() {
+        let mut next = head(Some(arriving()));
+        cancel(&mut next, &(SHARD.0.into(), SHARD.1, SHARD.2), 7);
+        keep_where_nobody_waits(&mut next, &[]);
+        assert_eq!(next, head(Some(arriving())));
+        begin(&mut next, &wish(3, "t"));
+        let entry = &next.shards[0];
+        assert_eq!((entry.server.as_str(), entry.epoch, entry.incarnation), ("t", 4, 2));
+        assert_eq!((snapshot(entry).map(|stored| stored.id), number(entry)), (Some(7), 9));
+    }
+
+    #[test]
+    fn one_that_leaves_for_a_server_that_is_not_up_stays() {
+        let leaving = || v1::Handover { r#move: 9, server: "t".into(), snapshot: None };
+        let mut next = head(Some(leaving()));
+        keep_where_nobody_waits(&mut next, &["s".into(), "t".into()]);
+        assert_eq!(next, head(Some(leaving())));
+        keep_where_nobody_waits(&mut next, &["s".into()]);
+        assert_eq!(next, head(None));
+    }
+}

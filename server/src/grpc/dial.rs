@@ -125,6 +125,7 @@ impl Link {
             Some(Down::Job(wanted)) => self.apply(wanted),
             Some(Down::Snapshot(command)) => self.shards.freeze(command).await,
             Some(Down::Prepare(prepare)) => self.shards.prepare(prepare),
+            Some(Down::Flush(wanted)) => self.shards.begin_flush(&wanted).await,
             Some(Down::Started(started)) => self.shards.round_started(started),
             Some(Down::Ended(ended)) => self.shards.round_ended(ended).await,
             Some(Down::Refused(refused)) => warn!(message = refused.message, "the coordinator refuses this server"),

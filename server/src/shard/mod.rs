@@ -133,6 +133,19 @@ impl Shards {
         tokio::spawn(job.prepare(wanted));
     }
 
+    /// Begins to bring what only the log of a shard holds into files, for it is to leave.
+    pub async fn begin_flush(&self, wanted: &v1::FlushShard) {
+        let Some(job) = self.jobs.get(&wanted.job_uid).map(|job| job.clone()) else { return };
+        for slot in &job.view().slots {
+            if let Status::Serving(shard) = &slot.status
+                && (&slot.entry.operator, slot.entry.start, slot.entry.end)
+                    == (&wanted.operator, wanted.start, wanted.end)
+            {
+                shard.begin_flush().await;
+            }
+        }
+    }
+
     /// Takes note that a round begins.
     pub fn round_started(&self, started: v1::RoundStarted) {
         if let Some(job) = self.jobs.get(&started.job_uid) {

@@ -53,6 +53,7 @@ enum Message {
     FreezeAt { lane: LaneId, after: u64, reply: Reply<Snapshot> },
     Completed(u64),
     Aborted(u64),
+    Flush,
     AwaitDurable { lane: LaneId, seq: u64, reply: Reply<u64> },
     Update { rights: Rights, states: States, lapses: u64, done: oneshot::Sender<()> },
     Detach(u64),
@@ -163,6 +164,11 @@ impl Shard {
         self.send(Message::Aborted(checkpoint)).await;
     }
 
+    /// Begins to bring what only its log holds into files.
+    pub async fn begin_flush(&self) {
+        self.send(Message::Flush).await;
+    }
+
     /// Waits until a batch of a lane is in a completed checkpoint, and returns the checkpoint.
     pub async fn await_durable(&self, lane: LaneId, seq: u64) -> Result<u64, Refused> {
         let (reply, answer) = reply();
@@ -224,6 +230,7 @@ impl Message {
             | Self::Snapshot(_)
             | Self::Completed(_)
             | Self::Aborted(_)
+            | Self::Flush
             | Self::Update { .. }
             | Self::Detach(_)
             | Self::Lose(_)
@@ -378,6 +385,7 @@ impl Worker {
                 self.core.checkpoint_completed(checkpoint);
                 self.answer_waiting();
             }
+            Message::Flush => self.core.begin_flush(),
             Message::Aborted(checkpoint) => self.core.checkpoint_aborted(checkpoint),
             Message::AwaitDurable { reply, .. } if self.waiting.len() >= WAITING_MAX => {
                 let message = format!("{WAITING_MAX} writers of the shard wait for a checkpoint already");

@@ -204,6 +204,9 @@ pub trait Backend: Read {
     /// rows are not dropped at a rewrite.
     fn set_compaction_age(&mut self, table: TableId, age_s: u64) -> Result<()>;
 
+    /// Begins to bring what only a log holds into files, and does not wait for it.
+    fn begin_flush(&self) {}
+
     /// Does now what the backend would do some time to keep its files in order.
     fn compact(&mut self) -> Result<()>;
 

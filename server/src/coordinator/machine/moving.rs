@@ -3,7 +3,7 @@
 //!
 //! A lap takes a checkpoint and has the new server bring it to its disk as a local copy; laps follow each other until
 //! one has brought little. Then the head says that the shard leaves ([`moves`](super::super::moves)), and from there on
-//! the head is all that is needed: whoever leads goes on from it. What is here is only who waits, and the laps.
+//! the head is all that is needed. What is here is only who waits, and the laps.
 
 use forebay_proto::{reason::Refused, v1};
 use v1::{ErrorReason as Reason, link_response::Message as ToServer};
@@ -20,6 +20,8 @@ use super::{
 const LAPS_MAX: u32 = 5;
 /// A lap that has brought no more than this is the last one.
 const LITTLE: u64 = 8 << 20;
+/// Between two laps: what is flushed by then need not be read from the log.
+const REST_MS: i64 = 500;
 /// How long a checkpoint is kept for a server that brings it to its disk, at most.
 const PINNED_MS: i64 = 6 * 3_600_000;
 /// Checkpoints in a row that may fail.
@@ -50,8 +52,8 @@ struct Move {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// A lap begins.
-    Lap,
+    /// A lap begins, not before this time.
+    Lap(i64),
     /// For a checkpoint of this id or a later one, after so many that failed.
     Checkpoint { id: u64, tries: u32 },
     /// For the new server, which brings this checkpoint to its disk.
@@ -70,7 +72,7 @@ impl Step {
     /// What goes on, for people.
     fn name(self) -> &'static str {
         match self {
-            Self::Lap | Self::Checkpoint { .. } => "checkpoint",
+            Self::Lap(_) | Self::Checkpoint { .. } => "checkpoint",
             Self::Bring(_) => "copy",
             Self::Ready | Self::Wished(_) | Self::UnderWay(_) => "hand over",
             Self::Done => "done",
@@ -102,7 +104,15 @@ impl Machine {
         self.moving.moves.iter().map(progress).collect()
     }
 
-    pub(super) fn wants_move(&mut self, token: Token, at: Place, to: String, dry_run: bool, actions: &mut Vec<Action>) {
+    pub(super) fn wants_move(
+        &mut self,
+        token: Token,
+        at: Place,
+        to: String,
+        dry_run: bool,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(same) = self.moving.moves.iter_mut().find(|it| it.place == at && it.to == to && !dry_run) {
             return same.callers.push(token);
         }
@@ -111,7 +121,7 @@ impl Machine {
             Ok(entry) if dry_run || entry.server == to => actions.push(Action::Answer(token, Ok(Answer::Done))),
             Ok(entry) => {
                 let step = match moves::number(&entry) {
-                    0 => Step::Lap,
+                    0 => Step::Lap(now.mono_ms),
                     number if moves::is_leaving(&entry) => Step::UnderWay(number),
                     // It serves nothing meanwhile: there is nothing to wait for.
                     _ => Step::Ready,
@@ -159,7 +169,7 @@ impl Machine {
     }
 
     /// Takes what a server says of a checkpoint that it brings to its disk.
-    pub(super) fn prepared(&mut self, server: &str, said: &v1::ShardPrepared) {
+    pub(super) fn prepared(&mut self, server: &str, said: &v1::ShardPrepared, now: Now) {
         let at = (said.operator.clone(), said.start, said.end);
         let awaits = |it: &&mut Move| it.place == at && it.to == server && it.step == Step::Bring(said.checkpoint);
         let Some(it) = self.moving.moves.iter_mut().find(awaits) else { return };
@@ -167,7 +177,8 @@ impl Machine {
         if !said.cause.is_empty() {
             it.failed = Some(format!("server {server:?} cannot bring it to its disk: {}", said.cause));
         } else if said.done {
-            it.step = if said.bytes > LITTLE && it.laps < LAPS_MAX { Step::Lap } else { Step::Ready };
+            let again = said.bytes > LITTLE && it.laps < LAPS_MAX;
+            it.step = if again { Step::Lap(now.mono_ms + REST_MS) } else { Step::Ready };
         }
     }
 
@@ -229,12 +240,17 @@ impl Machine {
             return None;
         }
         match it.step {
-            Step::Lap if self.may_start().is_ok() => {
+            Step::Lap(from_ms) if now.mono_ms < from_ms => None,
+            Step::Lap(_) if self.may_start().is_ok() => {
+                // What is flushed meanwhile comes with the next lap; a log would have to be read by the new server.
+                let (operator, start, end) = it.place.clone();
+                let flush = v1::FlushShard { job_uid: self.head.job_uid.clone(), operator, start, end };
+                actions.push(Action::ToServer(it.from.clone(), ToServer::Flush(flush)));
                 self.trigger_for_move();
                 Some(Step::Checkpoint { id: self.next_id, tries: 0 })
             }
             // Without workers nothing is written that a checkpoint would have to take along.
-            Step::Lap => Some(self.bring(it, now, actions)),
+            Step::Lap(_) => Some(self.bring(it, now, actions)),
             Step::Checkpoint { id, tries } => {
                 if self.head.completed.last().is_some_and(|last| last.id >= id) {
                     return Some(self.bring(it, now, actions));

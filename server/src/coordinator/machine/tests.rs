@@ -1,5 +1,6 @@
 mod collect;
 mod external;
+mod moving;
 mod settings;
 mod uploads;
 mod world;

@@ -123,6 +123,11 @@ impl Core {
         self.views.drop_old();
     }
 
+    /// Begins to bring what only the log holds into files.
+    pub fn begin_flush(&self) {
+        self.backend.begin_flush();
+    }
+
     /// Takes note that a round was aborted: its view will never be the committed one.
     pub fn checkpoint_aborted(&mut self, checkpoint: u64) {
         self.views.aborted(checkpoint);

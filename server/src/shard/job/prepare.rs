@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fs,
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -128,7 +128,7 @@ impl Job {
 
     async fn while_telling<T>(
         &self,
-        dir: &PathBuf,
+        dir: &Path,
         bytes: u64,
         told: &v1::ShardPrepared,
         work: impl Future<Output = T>,

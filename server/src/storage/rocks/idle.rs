@@ -81,7 +81,8 @@ impl Idle {
     }
 }
 
-fn flush(engine: &Engine) {
+/// Begins to flush a database, and does not wait for it.
+pub(super) fn flush(engine: &Engine) {
     let mut options = FlushOptions::default();
     options.set_wait(false);
     options.set_allow_write_stall(true);
@@ -90,7 +91,7 @@ fn flush(engine: &Engine) {
     let families: Vec<_> = families.iter().collect();
     if let Err(error) = engine.db.flush_cfs_opt(&families, &options) {
         // Its next writer meets the same, and has somebody to tell.
-        warn!(%error, path = %engine.path.display(), "an idle database cannot be flushed");
+        warn!(%error, path = %engine.path.display(), "a database cannot be flushed");
     }
 }
 

@@ -236,6 +236,10 @@ impl Backend for RocksBackend {
         Ok(())
     }
 
+    fn begin_flush(&self) {
+        idle::flush(&self.engine);
+    }
+
     fn compact(&mut self) -> Result<()> {
         self.flush()?;
         let mut options = CompactOptions::default();
