@@ -279,7 +279,13 @@ impl Server {
                     core.update(rights(&wanted, entry), States::of_operator(&wanted.states, &entry.operator));
                 }
             }
-            let delay = if kept.iter().all(Option::is_some) { 0 } else { env.rng.within(500..80_000) };
+            let delay = if kept.iter().all(Option::is_some) {
+                0
+            } else {
+                // Now and then there is much to bring here.
+                let most = if env.rng.one_in(4) { 1_500_000 } else { 80_000 };
+                env.rng.within(500..most)
+            };
             if wanted.shards.iter().zip(&kept).any(|(entry, kept)| kept.is_none() && moves::is_arriving(entry)) {
                 env.faults.moment(Moment::Arrival);
             }
