@@ -5,16 +5,11 @@
 //! A resend of a batch that was applied is told so even if its writer has been fenced since: "fenced"
 //! always means that the batch had no effect.
 
-use std::time::Duration;
-
 use forebay_proto::{reason::Refused, v1};
 use v1::ErrorReason as Reason;
 
 use super::lanes::{LaneId, Lanes, Order};
 use crate::seeded::{self, Bug};
-
-/// When to ask again for a shard that is served within moments.
-const SOON: Duration = Duration::from_millis(10);
 
 /// What the shard may do, as the coordinator granted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,17 +106,12 @@ pub fn own_right(lease: bool) -> Result<(), Refused> {
     Err(Refused::new(Reason::LeaseExpired, "the server's lease has run out: retry until it is renewed"))
 }
 
-/// The refusal of a shard that is served within moments.
-pub fn soon(message: impl Into<String>) -> Refused {
-    Refused { retry_after: Some(SOON), ..Refused::new(Reason::ShardRestoring, message) }
-}
-
 fn position(rights: &Rights, caller: &Caller) -> Result<(), Refused> {
     if !rights.established {
-        return Err(soon("the shard has just been made: retry in a moment"));
+        return Err(super::soon("the shard has just been made: retry in a moment"));
     }
     if rights.leaving && !seeded::is(Bug::ServesWhileItLeaves) {
-        return Err(soon("the shard is on its way to another server: retry in a moment"));
+        return Err(super::soon("the shard is on its way to another server: retry in a moment"));
     }
     if rights.access == v1::Access::Leased && caller.generation != 0 {
         if caller.generation < rights.generation {

@@ -28,7 +28,7 @@ pub mod states;
 pub mod thread;
 pub mod ttl;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use dashmap::DashMap;
 use forebay_proto::{key_group::KeyGroup, reason::Refused, v1};
@@ -47,6 +47,14 @@ use crate::{
 };
 
 pub use job::{AtCheckpoint, Slot, Status, View};
+
+/// When to ask again for a shard that is served within moments.
+const SOON: Duration = Duration::from_millis(10);
+
+/// The refusal of a shard that is served within moments.
+fn soon(message: impl Into<String>) -> Refused {
+    Refused { retry_after: Some(SOON), ..Refused::new(Reason::ShardRestoring, message) }
+}
 
 /// What all shards of a server share.
 #[derive(Debug)]
@@ -336,7 +344,7 @@ impl View {
         match self.slots.iter().find(|slot| slot.entry.operator == operator && is_it(&slot.entry)) {
             Some(Slot { status: Status::Serving(shard), .. }) => Ok(shard.clone()),
             Some(Slot { status: Status::Restoring, entry }) if entry.handover.is_some() => {
-                Err(gate::soon(format!("shard {operator} {} arrives here: retry in a moment", name())))
+                Err(soon(format!("shard {operator} {} arrives here: retry in a moment", name())))
             }
             Some(Slot { status: Status::Restoring, .. }) => {
                 let message = format!("shard {operator} {} is being restored: retry in a moment", name());
