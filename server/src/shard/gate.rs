@@ -106,13 +106,19 @@ pub fn own_right(lease: bool) -> Result<(), Refused> {
     Err(Refused::new(Reason::LeaseExpired, "the server's lease has run out: retry until it is renewed"))
 }
 
-fn position(rights: &Rights, caller: &Caller) -> Result<(), Refused> {
+/// Whether the shard may serve anything at all.
+pub fn in_service(rights: &Rights) -> Result<(), Refused> {
     if !rights.established {
         return Err(super::soon("the shard has just been made: retry in a moment"));
     }
     if rights.leaving && !seeded::is(Bug::ServesWhileItLeaves) {
         return Err(super::soon("the shard is on its way to another server: retry in a moment"));
     }
+    Ok(())
+}
+
+fn position(rights: &Rights, caller: &Caller) -> Result<(), Refused> {
+    in_service(rights)?;
     if rights.access == v1::Access::Leased && caller.generation != 0 {
         if caller.generation < rights.generation {
             return Err(rewound(rights, caller.generation));

@@ -364,10 +364,10 @@ impl Worker {
                 }
             }
             Message::View { state, committed, reply } => {
-                reply(gate::own_right(moment.lease).and_then(|()| self.core.view(state, committed, moment)));
+                reply(self.may_look(moment).and_then(|()| self.core.view(state, committed, moment)));
             }
             Message::Estimate { state, reply } => {
-                reply(gate::own_right(moment.lease).and_then(|()| self.core.estimate(state)));
+                reply(self.may_look(moment).and_then(|()| self.core.estimate(state)));
             }
             Message::Snapshot(barrier) => {
                 let snapshot = self.core.snapshot(barrier);
@@ -412,6 +412,11 @@ impl Worker {
             }
             Message::Stop => {}
         }
+    }
+
+    /// Whether readers from outside may look at the shard as it is here.
+    fn may_look(&self, moment: Moment) -> Result<(), Refused> {
+        gate::own_right(moment.lease).and_then(|()| gate::in_service(self.core.rights()))
     }
 
     fn await_committed(&mut self, reader: Message) {

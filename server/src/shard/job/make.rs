@@ -127,11 +127,14 @@ impl Job {
                 _ => snapshot::Error::Storage(error).refused(),
             })?;
             let core = Core::load(identity, rights, states, backend);
-            if origin != Origin::Restored || keeps_lanes {
+            if origin != Origin::Restored {
                 return core.map_err(|error| lost(&error));
             }
-            core.and_then(|mut core| core.end_lanes().map(|()| core.as_committed()))
-                .map_err(|error| snapshot::Error::Storage(error).refused())
+            let made = core.and_then(|mut core| match keeps_lanes {
+                true => Ok(core),
+                false => core.end_lanes().map(|()| core.as_committed()),
+            });
+            made.map_err(|error| snapshot::Error::Storage(error).refused())
         })
         .await
         .unwrap_or_else(|panic| Err(Refused::new(Reason::Internal, panic.to_string())));
@@ -182,6 +185,9 @@ impl Job {
             info!(job = self.uid, operator = entry.operator, start, end, checkpoint, ?source, "snapshot is here");
             if source == snapshot::Source::Local {
                 brought.copies.push(copy.clone());
+            }
+            if let Some(dir) = near.dir_of_what_it_has(snapshot) {
+                brought.copies.push(dir.to_owned());
             }
             if whole {
                 brought.clip =

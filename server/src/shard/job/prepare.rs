@@ -100,11 +100,11 @@ impl Job {
         if !copy.exists() {
             // The name says of which checkpoint it is, so that it goes with it if this comes to nothing.
             let new = copy.with_extension("new");
-            self.prepared.bringing.store(checkpoint.id, Ordering::Relaxed);
             {
                 let _tidying = self.tidying.lock().expect("no panics under this lock");
                 disk::remove_dir(&new).map_err(|error| error.to_string())?;
                 fs::create_dir_all(&new).map_err(|error| error.to_string())?;
+                self.prepared.bringing.store(checkpoint.id, Ordering::Relaxed);
             }
             let restored = snapshot::restore(snapshot, copy.clone(), &near, new.clone(), &folders);
             let restored = self.while_telling(&new, bytes, told, restored).await;

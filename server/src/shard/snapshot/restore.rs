@@ -44,6 +44,12 @@ impl Near {
         Self { dir, names: snapshot.files.iter().filter(whole).map(named).collect() }
     }
 
+    /// Its directory, if files of a snapshot are taken from there.
+    pub fn dir_of_what_it_has(&self, snapshot: &v1::ShardSnapshot) -> Option<&Path> {
+        let mut files = snapshot.files.iter();
+        files.any(|file| self.find(std::slice::from_ref(file)).is_some()).then_some(&self.dir)
+    }
+
     /// Where a file of these pieces is, if it is here.
     fn find(&self, pieces: &[v1::SnapshotFile]) -> Option<PathBuf> {
         let [only] = pieces else { return None };
