@@ -47,8 +47,9 @@ impl Caller {
                 Ok(answer) => return ((began, self.clock.fetch_add(1, Ordering::SeqCst)), answer),
                 Err(status) => {
                     // A server that has just started knows of no job yet.
-                    let again =
-                        matches!(status.code(), Code::Unavailable | Code::Unknown | Code::NotFound | Code::Aborted);
+                    let code = status.code();
+                    let dies = matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled);
+                    let again = dies || matches!(code, Code::NotFound | Code::Aborted);
                     assert!(again, "{status:?}");
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
