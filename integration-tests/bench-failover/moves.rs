@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use forebay_client::{Client, Value, WorkerState, codec};
 use forebay_integration_tests::{
-    harness::{Cluster, JobBuilder, Setup},
+    harness::{Cluster, JobBuilder, Setup, eventually},
     s3::S3Server,
 };
 use forebay_proto::v1;
@@ -68,8 +68,13 @@ impl Moves {
         let mut told = api.coordinator().move_shard(request).await?.into_inner();
         while told.message().await?.is_some() {}
         let took = began.elapsed();
-        // The write that waited has to be heard of, too.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // The write that waited has to be heard of, too: until one is that began behind the move.
+        let ended = Instant::now();
+        eventually("the writer goes on", || async {
+            let latest = self.writer.latest.lock().expect("no panics under this lock");
+            latest.iter().any(|(at, took)| *at - *took > ended).then_some(())
+        })
+        .await;
         let latest = self.writer.latest.lock().expect("no panics under this lock");
         let meanwhile = latest.iter().filter(|(at, _)| *at >= began).map(|(_, took)| *took);
         Ok((meanwhile.max().context("nothing was written")?, took))

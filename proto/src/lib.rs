@@ -22,6 +22,7 @@ pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descript
 
 pub mod codec;
 pub mod duration;
+mod handover;
 pub mod key_group;
 pub mod merge;
 pub mod packed;

@@ -140,6 +140,9 @@ fn server_json(server: &ServerInfo) -> Json {
 }
 
 fn status_name(shard: &ShardInfo) -> String {
+    if shard.entry.as_ref().is_some_and(|entry| entry.handover.is_some()) {
+        return "moving".to_owned();
+    }
     match plain(shard.status().as_str_name(), "SHARD_STATUS_") {
         unknown if unknown == "unspecified" => "unknown".to_owned(),
         status => status,

@@ -84,6 +84,7 @@ impl Failure {
                 "`forebayctl job describe JOB` shows the states, `forebayctl state register` adds one"
             }
             ErrorReason::CheckpointUnknown => "`forebayctl checkpoint list JOB` shows the checkpoints",
+            ErrorReason::MoveAborted => "`forebayctl shards list` shows where it is; the same command tries it again",
             ErrorReason::CheckpointAborted => "`forebayctl checkpoint list JOB` shows the last failures",
             ErrorReason::WrongKind => {
                 "put is for values and lists, put --map-key for maps, append for lists and multimaps, cas for values, add for \

@@ -14,10 +14,8 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// A deliberate bug that should be found: mark-outside-the-write, duplicate-before-durable,
-    /// barrier-ahead-of-refused-batch, partial-rewind, stale-positions, share-keeps-epochs,
-    /// speaks-behind-its-mandate. Needs the cargo feature
-    /// seeded-bugs.
+    /// A deliberate bug that should be found, such as partial-rewind; a wrong name is answered with all. Needs the cargo
+    /// feature seeded-bugs.
     #[arg(long, value_parser = bug)]
     bug: Option<Bug>,
     /// A kind of fault to choose from, such as server-crash; may be given several times. All, if none is.

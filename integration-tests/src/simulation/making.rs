@@ -8,7 +8,6 @@ use forebay_proto::{
     v1,
 };
 use forebay_server::{
-    coordinator::moves,
     shard::{
         core::{Core, Identity},
         disk::{self, Local, Plan},
@@ -43,16 +42,16 @@ impl Server {
             Plan::Lost(cause) => return Err(Refused::new(Reason::ShardLost, cause)),
             Plan::Build(checkpoint) => {
                 dir.local = None;
-                let image = match moves::snapshot(entry) {
+                let image = match entry.handed_over() {
                     Some(stored) => Some(handed_over(env, entry, stored)?),
                     None => self.image(env, entry, checkpoint)?,
                 };
                 dir.reset(image.as_deref()).map_err(|error| lost(&error))?;
-                if moves::is_arriving(entry) {
+                if entry.is_arriving() {
                     env.faults.hit("a shard arrived");
                     env.oracle.reopened(entry, &dir.image());
                 }
-                !moves::is_arriving(entry)
+                !entry.is_arriving()
             }
         };
         let (rights, states) = (rights(wanted, entry), States::of_operator(&wanted.states, &entry.operator));

@@ -7,10 +7,7 @@ use std::{
 };
 
 use forebay_proto::{reason::Refused, v1};
-use forebay_server::{
-    coordinator::moves,
-    shard::{core::Core, gate::Rights, states::States},
-};
+use forebay_server::shard::{core::Core, gate::Rights, states::States};
 use v1::{link_request::Message as Up, link_response::Message as Down};
 
 use super::{
@@ -286,7 +283,7 @@ impl Server {
                 let most = if env.rng.one_in(4) { 1_500_000 } else { 80_000 };
                 env.rng.within(500..most)
             };
-            if wanted.shards.iter().zip(&kept).any(|(entry, kept)| kept.is_none() && moves::is_arriving(entry)) {
+            if wanted.shards.iter().zip(&kept).any(|(entry, kept)| kept.is_none() && entry.is_arriving()) {
                 env.faults.moment(Moment::Arrival);
             }
             self.view = Some(wanted.clone());
@@ -342,6 +339,6 @@ pub fn rights(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Rights {
         writer_epoch: entry.writer_epoch,
         leased: entry.writer.is_some(),
         established: entry.established,
-        leaving: moves::is_leaving(entry),
+        leaving: entry.is_leaving(),
     }
 }

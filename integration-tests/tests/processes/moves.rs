@@ -7,7 +7,7 @@ use std::time::Duration;
 use forebay_integration_tests::harness::{Cluster, JobBuilder, Setup, binary, eventually, reason, within};
 use forebay_proto::v1::{self, ErrorReason};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tokio::process::Command;
+use tokio::{process::Command, task::JoinHandle};
 use tonic::Status;
 
 use crate::counting::Counting;
@@ -18,11 +18,10 @@ fn job() -> JobBuilder {
     JobBuilder::leased("job", SHARDS).with(|spec| spec.checkpoints.get_or_insert_default().interval_ms = Some(1_000))
 }
 
-/// The server that each shard is on, by its first key group.
-async fn placed(cluster: &Cluster) -> Vec<(v1::ShardEntry, String)> {
+/// The job's shards, by their first key groups.
+async fn placed(cluster: &Cluster) -> Vec<v1::ShardEntry> {
     let job = cluster.api().describe("job").await.unwrap();
-    let entries = job.shards.into_iter().filter_map(|shard| shard.entry);
-    entries.map(|entry| (entry.clone(), entry.server)).collect()
+    job.shards.into_iter().filter_map(|shard| shard.entry).collect()
 }
 
 fn request(entry: &v1::ShardEntry, server: &str) -> v1::MoveShardRequest {
@@ -30,14 +29,22 @@ fn request(entry: &v1::ShardEntry, server: &str) -> v1::MoveShardRequest {
     v1::MoveShardRequest { job: "job".into(), operator, start, end, server: server.into(), dry_run: false }
 }
 
-/// Moves a shard and returns what was told of it.
+/// Asks for a move, and returns what is told of it.
+fn begin(cluster: &Cluster, request: v1::MoveShardRequest) -> JoinHandle<Result<Vec<v1::ShardProgress>, Status>> {
+    let api = cluster.api();
+    tokio::spawn(async move {
+        let mut told = api.coordinator().move_shard(request).await?.into_inner();
+        let mut steps = Vec::new();
+        while let Some(step) = told.message().await? {
+            steps.extend(step.progress);
+        }
+        Ok(steps)
+    })
+}
+
+/// Moves a shard.
 async fn moves(cluster: &Cluster, request: v1::MoveShardRequest) -> Result<Vec<v1::ShardProgress>, Status> {
-    let mut told = cluster.api().coordinator().move_shard(request).await?.into_inner();
-    let mut steps = Vec::new();
-    while let Some(step) = within("the shard moves", told.message()).await? {
-        steps.extend(step.progress);
-    }
-    Ok(steps)
+    within("the shard moves", begin(cluster, request)).await.unwrap()
 }
 
 fn other(server: &str, servers: usize) -> String {
@@ -47,13 +54,13 @@ fn other(server: &str, servers: usize) -> String {
 
 async fn every_shard_moves_back_and_forth(spec: v1::JobSpec) {
     let cluster = Cluster::start(2).await;
-    let spec_is_on_disk = spec.backend() != v1::Backend::Memory;
+    let is_on_disk = spec.backend() != v1::Backend::Memory;
     cluster.api().create(spec).await.unwrap();
     let counting = Counting::start(&cluster.coordinator.url()).await;
     let mut pauses = Vec::new();
     for _ in 0..3 {
-        for (entry, server) in placed(&cluster).await {
-            let to = other(&server, 2);
+        for entry in placed(&cluster).await {
+            let to = other(&entry.server, 2);
             counting.longest();
             let steps = moves(&cluster, request(&entry, &to)).await.unwrap();
             assert_eq!(steps.last().map(|last| (last.step.as_str(), last.to.as_str())), Some(("done", to.as_str())));
@@ -63,14 +70,14 @@ async fn every_shard_moves_back_and_forth(spec: v1::JobSpec) {
     }
     pauses.sort();
     println!("pauses: median {:?}, longest {:?}", pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
-    if spec_is_on_disk {
+    if is_on_disk {
         let checkpoint = cluster.api().checkpoint("job").await.unwrap();
         assert!(checkpoint.new_bytes < checkpoint.full_bytes, "a shard that moved is uploaded anew: {checkpoint:?}");
     }
     assert_eq!(counting.ends().await, 1, "the worker's session has not ended");
     let job = cluster.api().describe("job").await.unwrap();
     assert_eq!((job.rewinds, job.generation), (0, 1));
-    for (entry, _) in placed(&cluster).await {
+    for entry in placed(&cluster).await {
         assert_eq!((entry.incarnation, entry.handover), (1, None));
     }
     let request = v1::VerifyCheckpointRequest { job: "job".into(), checkpoint: 0 };
@@ -97,20 +104,15 @@ async fn servers_that_die_during_and_behind_a_move_lose_nothing() {
     let mut rng = StdRng::seed_from_u64(6);
     let mut given_up = 0;
     for round in 0..8 {
-        let (entry, server) = placed(&cluster).await.swap_remove(round % SHARDS as usize);
-        let to = other(&server, 2);
-        let (client, request) = (cluster.api(), request(&entry, &to));
-        let moving = tokio::spawn(async move {
-            let mut told = client.coordinator().move_shard(request).await?.into_inner();
-            while told.message().await?.is_some() {}
-            Ok::<_, Status>(())
-        });
+        let entry = placed(&cluster).await.swap_remove(round % SHARDS as usize);
+        let (server, to) = (entry.server.clone(), other(&entry.server, 2));
+        let moving = begin(&cluster, request(&entry, &to));
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..120))).await;
         let dies = if round % 2 == 0 { &server } else { &to };
         let index: usize = dies.trim_start_matches("server-").parse().unwrap();
         cluster.servers[index].kill_and_restart().await;
         match within("the move ends", moving).await.unwrap() {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(status) => {
                 assert_eq!(reason(&status), ErrorReason::MoveAborted, "{status}");
                 assert!(status.message().contains("stays on"), "{status}");
@@ -134,20 +136,15 @@ async fn a_coordinator_that_dies_during_a_move_leaves_no_shard_without_a_server(
     let counting = Counting::start(&cluster.coordinator.url()).await;
     let mut rng = StdRng::seed_from_u64(7);
     for round in 0..4 {
-        let (entry, server) = placed(&cluster).await.swap_remove(round);
-        let (client, request) = (cluster.api(), request(&entry, &other(&server, 2)));
-        let moving = tokio::spawn(async move {
-            let mut told = client.coordinator().move_shard(request).await?.into_inner();
-            while told.message().await?.is_some() {}
-            Ok::<_, Status>(())
-        });
+        let entry = placed(&cluster).await.swap_remove(round);
+        let moving = begin(&cluster, request(&entry, &other(&entry.server, 2)));
         tokio::time::sleep(Duration::from_millis(rng.random_range(50..250))).await;
         cluster.coordinator.kill_and_restart().await;
         within("the call ends", moving).await.unwrap().ok();
         cluster.linked().await;
         eventually("no shard is on its way any more", || async {
             let placed = placed(&cluster).await;
-            placed.iter().all(|(entry, _)| entry.established && entry.handover.is_none()).then_some(())
+            placed.iter().all(|entry| entry.established && entry.handover.is_none()).then_some(())
         })
         .await;
         counting.goes_on("it counts behind the new coordinator").await;
@@ -168,7 +165,7 @@ async fn a_server_is_drained_and_gets_no_more_until_it_is_started_anew() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
     };
-    let on = async |server: &str| placed(&cluster).await.iter().filter(|(_, on)| on == server).count();
+    let on = async |server: &str| placed(&cluster).await.iter().filter(|entry| entry.server == server).count();
     let before = on("server-0").await;
     assert!(before > 0);
     let would = forebayctl(&["servers", "drain", "server-0", "--dry-run"]).await;
@@ -202,8 +199,8 @@ async fn what_cannot_be_moved_is_told_and_stays() {
     let mut cluster = Cluster::with(2, |setup| setup.set("coordinator.server_lease", "3s")).await;
     cluster.api().create(job().build()).await.unwrap();
     cluster.api().serving("job").await;
-    let (entry, server) = placed(&cluster).await.swap_remove(0);
-    let to = other(&server, 2);
+    let entry = placed(&cluster).await.swap_remove(0);
+    let (server, to) = (entry.server.clone(), other(&entry.server, 2));
     let refused = async |request| {
         let status = moves(&cluster, request).await.unwrap_err();
         (reason(&status), status.message().to_owned())
@@ -219,7 +216,7 @@ async fn what_cannot_be_moved_is_told_and_stays() {
     moves(&cluster, request(&entry, &server)).await.unwrap();
     let would = moves(&cluster, v1::MoveShardRequest { dry_run: true, ..request(&entry, &to) }).await.unwrap();
     assert_eq!(would.last().map(|last| last.step.as_str()), Some("would move"));
-    assert_eq!(placed(&cluster).await[0].1, server);
+    assert_eq!(placed(&cluster).await[0].server, server);
 
     let drain = |server: &str| v1::DrainServerRequest { server: server.into(), ..Default::default() };
     let unknown = cluster.api().coordinator().drain_server(drain("nobody")).await.unwrap();
@@ -245,8 +242,8 @@ async fn a_shard_stays_and_is_served_while_the_bucket_is_away() {
     let cluster = Cluster::with(2, s3_at).await;
     cluster.api().create(job().build()).await.unwrap();
     let counting = Counting::start(&cluster.coordinator.url()).await;
-    let (entry, server) = placed(&cluster).await.swap_remove(0);
-    let to = other(&server, 2);
+    let entry = placed(&cluster).await.swap_remove(0);
+    let (server, to) = (entry.server.clone(), other(&entry.server, 2));
     // Whatever the server that has the shard stores last fails: it serves on.
     s3.faults().add(Rule::new(Fault::SlowDown503).on(&format!("shared/{server}/")));
     let status = moves(&cluster, request(&entry, &to)).await.unwrap_err();
@@ -255,7 +252,7 @@ async fn a_shard_stays_and_is_served_while_the_bucket_is_away() {
     counting.goes_on("it counts without the bucket").await;
     s3.faults().clear();
     moves(&cluster, request(&entry, &to)).await.unwrap();
-    assert_eq!(placed(&cluster).await[0].1, to);
+    assert_eq!(placed(&cluster).await[0].server, to);
     counting.goes_on("it counts on the other server").await;
     assert_eq!(counting.ends().await, 1);
     assert_eq!(cluster.api().describe("job").await.unwrap().rewinds, 0);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use forebay_proto::v1;
 
-use super::{members::Members, moves, spec};
+use super::{members::Members, spec};
 use crate::seeded::{self, Bug};
 
 /// Leases every shard that stands to a worker that is there, as evenly as can be and with as few moves.
@@ -56,7 +56,7 @@ impl<'a> Group<'a> {
 
 /// A shard that arrives on another server has all that its writer wrote.
 fn keeps_writer(entry: &v1::ShardEntry) -> bool {
-    entry.established || moves::is_arriving(entry)
+    entry.established || entry.is_arriving()
 }
 
 fn share(shards: &mut [&mut v1::ShardEntry], group: &Group<'_>) {

@@ -1,12 +1,11 @@
 //! The handle to the control plane: what the edge calls.
 
 mod external;
-mod moving;
+mod placing;
 pub(super) mod restoring;
 mod savepoints;
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -347,25 +346,6 @@ impl Coordinator {
         }
     }
 
-    /// The servers.
-    pub fn list_servers(&self) -> Vec<v1::ServerInfo> {
-        self.servers.list(&self.shards_of_servers())
-    }
-
-    fn loads(&self) -> assign::Loads {
-        self.servers.loads(&self.shards_of_servers())
-    }
-
-    fn shards_of_servers(&self) -> HashMap<String, u32> {
-        let mut shards: HashMap<String, u32> = HashMap::new();
-        for seen in self.all() {
-            for entry in &seen.head.shards {
-                *shards.entry(entry.server.clone()).or_default() += 1;
-            }
-        }
-        shards
-    }
-
     pub(super) fn job(&self, name: &str) -> Result<Arc<Job>, Refused> {
         self.jobs.get(name).map(|job| job.clone()).ok_or_else(|| {
             let message = format!("there is no job {name:?}: create it first");
@@ -385,11 +365,6 @@ impl Coordinator {
         for job in jobs {
             job.tell(event()).await;
         }
-    }
-
-    async fn tell_loads(&self) {
-        let loads = Arc::new(self.loads());
-        self.tell_all(|| Event::Loads(loads.clone())).await;
     }
 
     /// Renews a server's lease.
@@ -475,6 +450,7 @@ impl Coordinator {
     async fn run(coordinator: std::sync::Weak<Self>, mut outbox: mpsc::UnboundedReceiver<(String, ToServer)>) {
         let mut ticks = tokio::time::interval(Duration::from_millis(200));
         let mut looks = tokio::time::interval(Duration::from_secs(1));
+        let mut told = assign::Loads::new();
         loop {
             tokio::select! {
                 message = outbox.recv() => {
@@ -484,7 +460,9 @@ impl Coordinator {
                 _ = looks.tick() => {
                     let Some(coordinator) = coordinator.upgrade() else { return };
                     coordinator.unpin_branches().await;
-                    coordinator.tell_loads().await;
+                    if told != coordinator.loads() {
+                        told = coordinator.tell_loads().await;
+                    }
                 }
                 _ = ticks.tick() => {
                     let Some(coordinator) = coordinator.upgrade() else { return };

@@ -388,22 +388,7 @@ impl Machine {
             Event::Deposed => self.depose(actions),
             Event::ManifestWritten { id, stored } => self.manifest_written(&id, stored, now, actions),
             Event::SavepointWritten { id, stored } => self.savepoint_written(&id, stored, now, actions),
-            Event::WorkerState { checkpoint, state } => {
-                let asked = match &self.restored {
-                    Restored::Reading(id) => *id == checkpoint,
-                    Restored::Broken { checkpoint: id, .. } => *id == checkpoint,
-                    Restored::Unread | Restored::Known(..) => false,
-                };
-                if asked {
-                    self.restored = match state {
-                        Ok(state) => Restored::Known(checkpoint, state),
-                        Err(refused) if refused.reason == Reason::CheckpointCorrupt => {
-                            Restored::Broken { checkpoint, refused, asked_ms: now.mono_ms }
-                        }
-                        Err(_) => Restored::Unread,
-                    };
-                }
-            }
+            Event::WorkerState { checkpoint, state } => self.worker_state_read(checkpoint, state, now),
         }
     }
 

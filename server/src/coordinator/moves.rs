@@ -22,21 +22,6 @@ pub struct Wish {
     pub number: u64,
 }
 
-/// True while a shard's former server has it, and serves nothing of it.
-pub fn is_leaving(entry: &v1::ShardEntry) -> bool {
-    entry.handover.as_ref().is_some_and(|handover| handover.snapshot.is_none())
-}
-
-/// True while a shard's new server makes it of what the former one has stored.
-pub fn is_arriving(entry: &v1::ShardEntry) -> bool {
-    entry.handover.as_ref().is_some_and(|handover| handover.snapshot.is_some())
-}
-
-/// The number of the move that a shard is on; 0 for none.
-pub fn number(entry: &v1::ShardEntry) -> u64 {
-    entry.handover.as_ref().map_or(0, |handover| handover.r#move)
-}
-
 /// Lets a shard leave; one that arrives somewhere goes elsewhere instead. Nothing comes of it if the shard is not what it
 /// was, or does not stand.
 pub fn begin(next: &mut v1::JobHead, wish: &Wish) {
@@ -54,7 +39,7 @@ pub fn begin(next: &mut v1::JobHead, wish: &Wish) {
 
 /// Ends a move whose shard has not left.
 pub fn cancel(next: &mut v1::JobHead, of: &Place, number: u64) {
-    let same = |entry: &&mut v1::ShardEntry| place(entry) == *of && is_leaving(entry) && self::number(entry) == number;
+    let same = |entry: &&mut v1::ShardEntry| place(entry) == *of && entry.is_leaving() && entry.move_number() == number;
     if let Some(entry) = next.shards.iter_mut().find(same) {
         entry.handover = None;
     }
@@ -64,7 +49,7 @@ pub fn cancel(next: &mut v1::JobHead, of: &Place, number: u64) {
 pub fn commit(next: &mut v1::JobHead, rounds: &[Round]) {
     for round in rounds.iter().filter(|round| round.kind == Kind::Handover) {
         let Some(stored) = round.stored.as_ref().filter(|_| round.agrees_with(next)) else { continue };
-        let moved = |entry: &&mut v1::ShardEntry| round.shards().any(|at| *at == place(entry)) && is_leaving(entry);
+        let moved = |entry: &&mut v1::ShardEntry| round.shards().any(|at| *at == place(entry)) && entry.is_leaving();
         if let Some(entry) = next.shards.iter_mut().find(moved) {
             let handover = entry.handover.take().unwrap_or_default();
             give(entry, v1::Handover { snapshot: Some(stored.clone()), ..handover });
@@ -81,14 +66,9 @@ fn give(entry: &mut v1::ShardEntry, handover: v1::Handover) {
 
 /// Keeps the shards that are to go to servers that are not `up` where they are.
 pub fn keep_where_nobody_waits(next: &mut v1::JobHead, up: &[String]) {
-    for entry in next.shards.iter_mut().filter(|entry| is_leaving(entry)) {
+    for entry in next.shards.iter_mut().filter(|entry| entry.is_leaving()) {
         entry.handover.take_if(|handover| !up.contains(&handover.server));
     }
-}
-
-/// What the former server of an arriving shard has stored.
-pub fn snapshot(entry: &v1::ShardEntry) -> Option<&v1::CompletedCheckpoint> {
-    entry.handover.as_ref()?.snapshot.as_ref()
 }
 
 #[cfg(test)]
@@ -132,9 +112,9 @@ mod tests {
         next.shards[0].established = true;
         begin(&mut next, &wish(3, "t"));
         let entry = &next.shards[0];
-        assert_eq!((is_leaving(entry), number(entry), entry.server.as_str(), entry.epoch), (true, 9, "s", 3));
+        assert_eq!((entry.is_leaving(), entry.move_number(), entry.server.as_str(), entry.epoch), (true, 9, "s", 3));
         cancel(&mut next, &(SHARD.0.into(), SHARD.1, SHARD.2), 8);
-        assert!(is_leaving(&next.shards[0]), "that is another move");
+        assert!(next.shards[0].is_leaving(), "that is another move");
         cancel(&mut next, &(SHARD.0.into(), SHARD.1, SHARD.2), 9);
         assert_eq!(next, head(None));
     }
@@ -148,7 +128,7 @@ mod tests {
         begin(&mut next, &wish(3, "t"));
         let entry = &next.shards[0];
         assert_eq!((entry.server.as_str(), entry.epoch, entry.incarnation), ("t", 4, 2));
-        assert_eq!((snapshot(entry).map(|stored| stored.id), number(entry)), (Some(7), 9));
+        assert_eq!((entry.handed_over().map(|stored| stored.id), entry.move_number()), (Some(7), 9));
     }
 
     #[test]

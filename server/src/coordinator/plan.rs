@@ -295,7 +295,7 @@ fn place(next: &mut v1::JobHead, observed: &Observed<'_>) -> Option<String> {
     let keeps_positions = spec::keeps_positions(spec.as_ref());
     for entry in &mut next.shards {
         let gone = observed.servers.get(&entry.server).is_some_and(|server| server.gone);
-        if gone && moves::is_arriving(entry) {
+        if gone && entry.is_arriving() {
             // What it is made of is stored: any other server can have it.
             entry.server = String::new();
         } else if gone {

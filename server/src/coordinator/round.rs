@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use forebay_proto::v1;
 
-use super::{external, machine::Token, moves};
+use super::{external, machine::Token};
 use crate::checkpoint::layout;
 
 /// Who wants a checkpoint. Later ones come first (Flink: CheckpointRequestDecider).
@@ -73,7 +73,7 @@ impl Expected {
             epoch: entry.epoch,
             incarnation: entry.incarnation,
             writer_epoch: entry.writer.as_ref().map_or(0, |writer| writer.epoch),
-            handover: moves::number(entry),
+            handover: entry.move_number(),
             snapshot: None,
         }
     }
@@ -250,7 +250,9 @@ impl Round {
     pub fn is_in(&self, head: &v1::JobHead) -> bool {
         match self.kind {
             Kind::External => head.external_snapshots.iter().any(|snapshot| snapshot.checkpoint == self.checkpoint),
-            Kind::Handover => head.shards.iter().filter_map(moves::snapshot).any(|stored| stored.id == self.checkpoint),
+            Kind::Handover => {
+                head.shards.iter().filter_map(v1::ShardEntry::handed_over).any(|stored| stored.id == self.checkpoint)
+            }
             _ => head.completed.iter().any(|entry| entry.id == self.checkpoint),
         }
     }

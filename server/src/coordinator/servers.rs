@@ -116,10 +116,11 @@ impl Servers {
         self.lock().0.values().filter(up).map(pair).collect()
     }
 
-    /// Lets a server get no more shards, or get some again. False if it is not known.
-    pub fn drain(&self, name: &str, draining: bool) -> bool {
-        let (servers, _) = &mut *self.lock();
-        servers.get_mut(name).map(|known| known.draining = draining).is_some()
+    /// Lets a server get no more shards, or get some again.
+    pub fn drain(&self, name: &str, draining: bool) {
+        if let Some(known) = self.lock().0.get_mut(name) {
+            known.draining = draining;
+        }
     }
 
     /// What the servers have to bear; `shards` counts those of each.

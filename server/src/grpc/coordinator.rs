@@ -250,10 +250,8 @@ impl CoordinatorService for CoordinatorEdge {
     ) -> Result<Response<Self::DrainServerStream>, Status> {
         let (coordinator, request) = (self.office.leads()?, request.into_inner());
         let (progress, heard) = mpsc::unbounded_channel();
-        let done = async move { coordinator.drain(request, &progress).await };
-        let heard = UnboundedReceiverStream::new(heard);
-        let heard = heard.map(|progress| v1::DrainServerResponse { progress: Some(progress) });
-        Ok(Response::new(until_done(heard, done)))
+        let heard = UnboundedReceiverStream::new(heard).map(|it| v1::DrainServerResponse { progress: Some(it) });
+        Ok(Response::new(until_done(heard, async move { coordinator.drain(request, &progress).await })))
     }
 
     async fn list_shards(
@@ -272,10 +270,8 @@ impl CoordinatorService for CoordinatorEdge {
     ) -> Result<Response<Self::MoveShardStream>, Status> {
         let (coordinator, request) = (self.office.leads()?, request.into_inner());
         let (progress, heard) = mpsc::unbounded_channel();
-        let done = async move { coordinator.move_shard(request, &progress).await };
-        let heard = UnboundedReceiverStream::new(heard);
-        let heard = heard.map(|progress| v1::MoveShardResponse { progress: Some(progress) });
-        Ok(Response::new(until_done(heard, done)))
+        let heard = UnboundedReceiverStream::new(heard).map(|it| v1::MoveShardResponse { progress: Some(it) });
+        Ok(Response::new(until_done(heard, async move { coordinator.move_shard(request, &progress).await })))
     }
 
     async fn split_shard(&self, _: Request<v1::SplitShardRequest>) -> Result<Response<Self::SplitShardStream>, Status> {

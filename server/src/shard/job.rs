@@ -333,7 +333,7 @@ fn rights(wanted: &v1::JobAssignment, entry: &v1::ShardEntry) -> Rights {
         writer_epoch: entry.writer_epoch,
         leased: entry.writer.is_some() || entry.external.is_some(),
         established: entry.established,
-        leaving: entry.handover.as_ref().is_some_and(|handover| handover.snapshot.is_none()),
+        leaving: entry.is_leaving(),
     }
 }
 

@@ -143,14 +143,18 @@ impl Shards {
 
     /// Begins to bring what only the log of a shard holds into files, for it is to leave.
     pub async fn begin_flush(&self, wanted: &v1::FlushShard) {
-        let Some(job) = self.jobs.get(&wanted.job_uid).map(|job| job.clone()) else { return };
-        for slot in &job.view().slots {
-            if let Status::Serving(shard) = &slot.status
-                && (&slot.entry.operator, slot.entry.start, slot.entry.end)
-                    == (&wanted.operator, wanted.start, wanted.end)
-            {
-                shard.begin_flush().await;
-            }
+        if let Some(shard) = self.serving(&wanted.job_uid, &wanted.operator, wanted.start, wanted.end) {
+            shard.begin_flush().await;
+        }
+    }
+
+    fn serving(&self, job_uid: &str, operator: &str, start: u32, end: u32) -> Option<Arc<Shard>> {
+        let view = self.jobs.get(job_uid)?.view();
+        let same =
+            |slot: &&Slot| (&slot.entry.operator[..], slot.entry.start, slot.entry.end) == (operator, start, end);
+        match &view.slots.iter().find(same)?.status {
+            Status::Serving(shard) => Some(shard.clone()),
+            _ => None,
         }
     }
 
@@ -171,24 +175,13 @@ impl Shards {
 
     /// Freezes a shared shard for a round; uploads an external one, which is frozen already.
     pub async fn freeze(&self, command: v1::SnapshotCommand) {
-        let Some(job) = self.jobs.get(&command.job_uid).map(|job| job.clone()) else { return };
         if !command.external_id.is_empty() {
-            return job.upload_frozen(command);
+            let job = self.jobs.get(&command.job_uid).map(|job| job.clone());
+            return job.iter().for_each(|job| job.upload_frozen(command.clone()));
         }
-        let view = job.view();
-        for slot in &view.slots {
-            if let Status::Serving(shard) = &slot.status
-                && (&slot.entry.operator, slot.entry.start, slot.entry.end)
-                    == (&command.operator, command.start, command.end)
-            {
-                let barrier = v1::BarrierOp {
-                    checkpoint: command.checkpoint,
-                    round: command.round.clone(),
-                    base: command.base,
-                    coordinator_epoch: command.coordinator_epoch,
-                };
-                shard.snapshot(barrier).await;
-            }
+        if let Some(shard) = self.serving(&command.job_uid, &command.operator, command.start, command.end) {
+            let v1::SnapshotCommand { checkpoint, round, base, coordinator_epoch, .. } = command;
+            shard.snapshot(v1::BarrierOp { checkpoint, round, base, coordinator_epoch }).await;
         }
     }
 

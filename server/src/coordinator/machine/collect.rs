@@ -13,7 +13,7 @@ use v1::ErrorReason as Reason;
 use super::{
     super::{
         garbage::{self, Garbage, Known, Listed, Settings},
-        moves, retention,
+        retention,
         round::Cause,
     },
     ASK_AGAIN_MS, Action, Answer, Machine, Now, Token,
@@ -263,7 +263,10 @@ impl Machine {
             for manifest in pinned.filter(|object| crate::checkpoint::layout::is_manifest(object)) {
                 add(manifest, None);
             }
-            head.shards.iter().filter_map(moves::snapshot).for_each(|stored| add(&stored.manifest, Some(stored)));
+            head.shards
+                .iter()
+                .filter_map(v1::ShardEntry::handed_over)
+                .for_each(|stored| add(&stored.manifest, Some(stored)));
             head.external_snapshots.iter().for_each(|external| add(&external.manifest, None));
             // A shard that does not stand yet is made of these, discarded or not.
             let making = head.shards.iter().filter(|entry| !entry.established);

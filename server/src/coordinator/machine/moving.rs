@@ -18,11 +18,11 @@ use super::{
 
 /// Laps before a shard leaves, at most.
 const LAPS_MAX: u32 = 5;
-/// A lap that has brought no more than this is the last one.
+/// A lap that has brought no more than this, in bytes, is the last one.
 const LITTLE: u64 = 8 << 20;
-/// Between two laps: what is flushed by then need not be read from the log.
+/// Between two laps, in milliseconds: what is flushed by then need not be read from the log.
 const REST_MS: i64 = 500;
-/// How long a checkpoint is kept for a server that brings it to its disk, at most.
+/// How long a checkpoint is kept for a server that brings it to its disk, at most, in milliseconds.
 const PINNED_MS: i64 = 6 * 3_600_000;
 /// Checkpoints in a row that may fail.
 const TRIES_MAX: u32 = 3;
@@ -120,18 +120,25 @@ impl Machine {
             Err(refused) => actions.push(Action::Answer(token, Err(refused))),
             Ok(entry) if dry_run || entry.server == to => actions.push(Action::Answer(token, Ok(Answer::Done))),
             Ok(entry) => {
-                let step = match moves::number(&entry) {
+                let step = match entry.move_number() {
                     0 => Step::Lap(now.mono_ms),
-                    number if moves::is_leaving(&entry) => Step::UnderWay(number),
+                    number if entry.is_leaving() => Step::UnderWay(number),
                     // It serves nothing meanwhile: there is nothing to wait for.
                     _ => Step::Ready,
                 };
-                let (callers, epoch, from) = (vec![token], entry.epoch, entry.server);
-                let (laps, bytes_done, bytes) = (0, 0, 0);
-                let (pinned, failed) = (None, None);
-                let wanted =
-                    Move { callers, place: at, epoch, from, to, step, laps, bytes_done, bytes, pinned, failed };
-                self.moving.moves.push(wanted);
+                self.moving.moves.push(Move {
+                    callers: vec![token],
+                    place: at,
+                    epoch: entry.epoch,
+                    from: entry.server,
+                    to,
+                    step,
+                    laps: 0,
+                    bytes_done: 0,
+                    bytes: 0,
+                    pinned: None,
+                    failed: None,
+                });
             }
         }
     }
@@ -145,17 +152,17 @@ impl Machine {
         };
         if !external::is_own(entry) {
             let message = format!("{shard} is opened by another engine: it goes elsewhere when that opens it anew");
-            return Err(Refused::new(Reason::Unsupported, message));
+            return Err(Refused::new(Reason::SettingsConflict, message));
         }
         if !self.is_up(to) {
             let message = format!("server {to:?} is not connected: `forebayctl servers list` tells those that are");
             return Err(Refused::new(Reason::ServerUnknown, message).field("server"));
         }
         let other = self.moving.moves.iter().find(|it| it.place == *at).map(|it| it.to.as_str());
-        let other = other.or(entry.handover.as_ref().filter(|_| moves::is_leaving(entry)).map(|it| it.server.as_str()));
+        let other = other.or(entry.handover.as_ref().filter(|_| entry.is_leaving()).map(|it| it.server.as_str()));
         if let Some(other) = other.filter(|other| *other != to) {
             let message = format!("{shard} is on its way to {other:?}: wait until it is there");
-            return Err(Refused::new(Reason::AlreadyExists, message));
+            return Err(Refused::new(Reason::MoveAborted, message));
         }
         if entry.server != to && entry.handover.is_none() && !(entry.established && self.serves(entry)) {
             let message = format!("{shard} does not serve at the moment: wait until it stands");
@@ -215,7 +222,7 @@ impl Machine {
             return None;
         };
         match it.step {
-            Step::Wished(number) if moves::number(&entry) == number => return Some(Step::UnderWay(number)),
+            Step::Wished(number) if entry.move_number() == number => return Some(Step::UnderWay(number)),
             Step::Wished(number) => {
                 let pending = self.wishes.moves.iter().any(|wish| wish.number == number);
                 if !pending && self.in_flight.is_none() {
@@ -223,7 +230,7 @@ impl Machine {
                 }
                 return None;
             }
-            Step::UnderWay(number) if moves::number(&entry) == number => return None,
+            Step::UnderWay(number) if entry.move_number() == number => return None,
             Step::UnderWay(_) if entry.server == it.to => return Some(Step::Done),
             Step::UnderWay(_) => {
                 it.failed = Some("it was given up, or the job went back meanwhile".into());
@@ -335,9 +342,9 @@ impl Machine {
         if self.in_flight.is_some() || self.head.coordinator_epoch != self.epoch {
             return;
         }
-        let leaving: Vec<_> = self.head.shards.iter().filter(|entry| moves::is_leaving(entry)).cloned().collect();
+        let leaving: Vec<_> = self.head.shards.iter().filter(|entry| entry.is_leaving()).cloned().collect();
         for entry in leaving {
-            let number = moves::number(&entry);
+            let number = entry.move_number();
             let begun = self.rounds.iter().any(|round| round.kind == Kind::Handover && round.checkpoint == number);
             let given_up = self.wishes.unmove.iter().any(|(_, given_up)| *given_up == number);
             if begun || given_up || !self.has_shut(&entry) {

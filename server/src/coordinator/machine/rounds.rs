@@ -16,7 +16,7 @@ use super::{
 };
 use crate::checkpoint::layout;
 
-/// How long a shard may serve nothing because what it held last is being stored.
+/// How long a shard may serve nothing because what it held last is being stored, in milliseconds.
 const HANDOVER_MAX_MS: i64 = 20_000;
 
 /// A checkpoint that somebody wants.
@@ -160,10 +160,15 @@ impl Machine {
             self.rounds.iter().filter(late).map(|round| (round.id.clone(), round.kind)).collect();
         for (id, kind) in late {
             let detail = match kind {
-                Kind::Handover => "its last rest could not be stored in time, while nothing of it was served",
-                _ => "it took longer than checkpoints.timeout",
+                Kind::Handover => {
+                    format!(
+                        "what it held last could not be stored within {} s, in which it served nothing",
+                        HANDOVER_MAX_MS / 1_000
+                    )
+                }
+                _ => "it took longer than checkpoints.timeout".to_owned(),
             };
-            self.abort(&id, Cause::Expired, detail, now, actions);
+            self.abort(&id, Cause::Expired, &detail, now, actions);
         }
     }
 

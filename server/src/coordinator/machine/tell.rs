@@ -43,6 +43,29 @@ impl Machine {
         }
     }
 
+    /// Takes the worker state that was read, or why it could not be.
+    pub(super) fn worker_state_read(
+        &mut self,
+        checkpoint: u64,
+        state: Result<Vec<v1::WorkerState>, Refused>,
+        now: Now,
+    ) {
+        let asked = match &self.restored {
+            Restored::Reading(id) => *id == checkpoint,
+            Restored::Broken { checkpoint: id, .. } => *id == checkpoint,
+            Restored::Unread | Restored::Known(..) => false,
+        };
+        if asked {
+            self.restored = match state {
+                Ok(state) => Restored::Known(checkpoint, state),
+                Err(refused) if refused.reason == Reason::CheckpointCorrupt => {
+                    Restored::Broken { checkpoint, refused, asked_ms: now.mono_ms }
+                }
+                Err(_) => Restored::Unread,
+            };
+        }
+    }
+
     pub(super) fn tell_rewinding(&mut self, actions: &mut Vec<Action>) {
         let cause = self.notice.take().unwrap_or_default();
         for member in self.members.connected() {

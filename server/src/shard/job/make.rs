@@ -88,7 +88,7 @@ impl Job {
             Plan::Lost(cause) => return Err(Refused::new(Reason::ShardLost, cause)),
             Plan::Build(checkpoint) => {
                 dir.reset().map_err(io)?;
-                let sources = match (&entry.external, handed_over(entry)) {
+                let sources = match (&entry.external, entry.handed_over()) {
                     (Some(opening), _) => self.sources_of_engine(entry, opening).await,
                     (None, Some(stored)) => self.sources_of_former(entry, stored).await,
                     (None, None) if checkpoint == 0 => Ok(Vec::new()),
@@ -108,7 +108,7 @@ impl Job {
         let (environment, range) = (self.environment.clone(), identity.range);
         let (db, scratch) = (dir.db(), dir.parts().join("joined"));
         let Brought { copies, clip, parts } = brought;
-        let keeps_lanes = handed_over(entry).is_some();
+        let keeps_lanes = entry.handed_over().is_some();
         let opened = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&db).map_err(io)?;
             let backends = &environment.backends;
@@ -220,12 +220,18 @@ impl Job {
         entry: &v1::ShardEntry,
         stored: &v1::CompletedCheckpoint,
     ) -> Result<Vec<Source>, snapshot::Error> {
-        let (manifest, folders) = self.handed_over(entry, stored).await?;
-        let whole = sources(&manifest, entry).map_err(|detail| snapshot::Error::Damaged {
-            object: layout::manifest(stored.id, &manifest.round),
-            detail: format!("what the former server stored {detail}"),
-        })?;
-        Ok(whole.into_iter().map(|(snapshot, range)| self.source(&manifest, snapshot, range, &folders)).collect())
+        let opened = manifest::open(&self.environment.stores, &self.paths, stored).await;
+        let (manifest, folders) = opened.map_err(snapshot::Error::from)?;
+        let range = KeyGroupRange::new(entry.start, entry.end).ok();
+        let same = |shard: &&v1::ShardSnapshot| {
+            (&shard.operator, shard.start, shard.end, shard.incarnation)
+                == (&entry.operator, entry.start, entry.end, entry.incarnation)
+        };
+        let (Some(snapshot), Some(range)) = (manifest.shards.iter().find(same), range) else {
+            let detail = format!("it does not hold {} [{},{})", entry.operator, entry.start, entry.end);
+            return Err(snapshot::Error::Damaged { object: stored.manifest.clone(), detail });
+        };
+        Ok(vec![self.source(&manifest, snapshot, range, &folders)])
     }
 
     /// The snapshots that another engine restores a shard from.
@@ -274,11 +280,6 @@ impl Job {
         };
         manifest::open(&self.environment.stores, &self.paths, &entry).await.map_err(snapshot::Error::from)
     }
-}
-
-/// What a shard's former server has stored of it, for the new one to make it of.
-fn handed_over(entry: &v1::ShardEntry) -> Option<&v1::CompletedCheckpoint> {
-    entry.handover.as_ref()?.snapshot.as_ref()
 }
 
 /// The snapshots that hold the key groups of a shard, with what is taken from each, in order.

@@ -15,7 +15,6 @@ use std::{
 };
 
 use forebay_proto::v1;
-use futures::future::{Either, select};
 use tokio::time::interval;
 use tracing::{info, warn};
 use v1::link_request::Message as Up;
@@ -27,7 +26,7 @@ use super::{
     },
     Job,
 };
-use crate::checkpoint::{layout, manifest};
+use crate::checkpoint::manifest;
 
 /// How often it is told how far it is.
 const TELL: Duration = Duration::from_millis(500);
@@ -141,29 +140,9 @@ impl Job {
                 self.say(Up::Prepared(v1::ShardPrepared { bytes_done, bytes, ..told.clone() }));
             }
         };
-        match select(Box::pin(work), Box::pin(telling)).await {
-            Either::Left((done, _)) => done,
-            Either::Right((never, _)) => never,
+        tokio::select! {
+            done = work => done,
+            never = telling => never,
         }
-    }
-
-    /// The snapshot that a shard's former server has stored, to be made of with its lanes.
-    pub(super) async fn handed_over(
-        &self,
-        entry: &v1::ShardEntry,
-        stored: &v1::CompletedCheckpoint,
-    ) -> Result<(v1::Manifest, manifest::Folders), snapshot::Error> {
-        let opened = manifest::open(&self.environment.stores, &self.paths, stored).await;
-        let (manifest, folders) = opened.map_err(snapshot::Error::from)?;
-        let holds = |shard: &v1::ShardSnapshot| {
-            (&shard.operator, shard.start, shard.end, shard.incarnation)
-                == (&entry.operator, entry.start, entry.end, entry.incarnation)
-        };
-        if !manifest.shards.iter().any(holds) {
-            let (object, round) = (layout::manifest(stored.id, &manifest.round), &manifest.round);
-            let detail = format!("round {round} does not hold {} [{},{})", entry.operator, entry.start, entry.end);
-            return Err(snapshot::Error::Damaged { object, detail });
-        }
-        Ok((manifest, folders))
     }
 }

@@ -157,9 +157,11 @@ async fn append(
         }
         crc = crc32c::crc32c_append(crc, &bytes);
         out.write_all(&bytes).await.map_err(|source| Error::local(path, source))?;
-        // One long sync at the end would hold up the logs of shards that are served from the same disk.
-        out.sync_data().await.map_err(|source| Error::local(path, source))?;
         at += wanted;
+        if at < piece.length {
+            // One long sync at the end would hold up the logs of shards that are served from the same disk.
+            out.sync_data().await.map_err(|source| Error::local(path, source))?;
+        }
     }
     if crc != piece.crc32c {
         return Err(damaged(format!("its checksum is {crc:08x}, recorded is {:08x}", piece.crc32c)));

@@ -1,7 +1,6 @@
 //! Shards that go to another server, in virtual time.
 
 use super::{
-    super::super::moves,
     world::{World, settings},
     *,
 };
@@ -46,7 +45,7 @@ fn leave(world: &mut World) {
     move_first(world, 1, "t");
     world.report(1000);
     prepared(world, 1000, MIB);
-    assert!(moves::is_leaving(&first(world)));
+    assert!(first(world).is_leaving());
 }
 
 fn hand_over(world: &mut World) {
@@ -82,7 +81,7 @@ fn laps_bring_what_is_there_and_only_the_rest_waits() {
     assert_eq!(pins(&world), [1001], "that is not what was asked for");
     let before = first(&world);
     prepared(&mut world, 1001, MIB);
-    assert_eq!((moves::number(&first(&world)), pins(&world)), (1002, vec![]));
+    assert_eq!((first(&world).move_number(), pins(&world)), (1002, vec![]));
     let round = world.round(1002);
     assert_eq!((round.kind, round.base), (Kind::Handover, 1001));
     // A checkpoint over it would be aborted: it waits.
@@ -114,7 +113,7 @@ fn a_shard_that_cannot_be_stored_stays_and_so_does_one_that_takes_too_long() {
     let late = world.round(1003);
     world.until(25_000);
     assert_eq!((first(&world).server.as_str(), first(&world).handover), ("s", None));
-    assert!(refused(&world, 2).1.contains("could not be stored in time"), "{}", refused(&world, 2).1);
+    assert!(refused(&world, 2).1.contains("could not be stored within 20 s"), "{}", refused(&world, 2).1);
     let report = world.shard_report(&late, 0, "shared/s/late");
     world.step(Event::Snapshot(v1::SnapshotReport { writer_epoch: 0, ..report }));
     assert_eq!(first(&world).server, "s", "what was stored for a move that was given up counts for nothing");
@@ -178,7 +177,7 @@ fn who_asks_again_waits_for_the_same_and_who_asks_for_another_is_refused() {
     move_first(&mut world, 1, "t");
     move_first(&mut world, 2, "t");
     move_first(&mut world, 3, "u");
-    assert_eq!(refused(&world, 3).0, Reason::AlreadyExists);
+    assert_eq!(refused(&world, 3).0, Reason::MoveAborted);
     move_first(&mut world, 4, "nobody");
     assert_eq!(refused(&world, 4).0, Reason::ServerUnknown);
     let place = ("op".to_owned(), 0, 63);

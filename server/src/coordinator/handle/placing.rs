@@ -1,6 +1,6 @@
-//! Shards that are moved, and servers that are drained.
+//! Which server has what, and gets what: servers and their loads, moves, drains.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use forebay_proto::{reason::Refused, v1};
 use tokio::{sync::mpsc, time::sleep};
@@ -9,26 +9,48 @@ use v1::ErrorReason as Reason;
 use super::Coordinator;
 use crate::coordinator::{assign, external, job::Seen, machine::Event, round};
 
-/// How often a shard that could not be moved is tried again by a drain, and after which pause.
+/// How often a drain tries to move a shard.
 const TRIES_MAX: u32 = 3;
-const PAUSE: Duration = Duration::from_secs(1);
+
+const WOULD_MOVE: &str = "would move";
 
 /// Who is told how far it is. A receiver that is gone does not end a move.
 pub type Progress = mpsc::UnboundedSender<v1::ShardProgress>;
 
 impl Coordinator {
+    /// The servers.
+    pub fn list_servers(&self) -> Vec<v1::ServerInfo> {
+        self.servers.list(&self.shards_of_servers())
+    }
+
+    /// What the servers have to bear.
+    pub(super) fn loads(&self) -> assign::Loads {
+        self.servers.loads(&self.shards_of_servers())
+    }
+
+    /// Tells all jobs what the servers have to bear, and returns it.
+    pub(super) async fn tell_loads(&self) -> assign::Loads {
+        let loads = Arc::new(self.loads());
+        self.tell_all(|| Event::Loads(loads.clone())).await;
+        Arc::unwrap_or_clone(loads)
+    }
+
+    fn shards_of_servers(&self) -> HashMap<String, u32> {
+        let mut shards: HashMap<String, u32> = HashMap::new();
+        for seen in self.all() {
+            for entry in &seen.head.shards {
+                *shards.entry(entry.server.clone()).or_default() += 1;
+            }
+        }
+        shards
+    }
+
     /// Moves a shard to another server and returns once it serves there.
     pub async fn move_shard(&self, request: v1::MoveShardRequest, progress: &Progress) -> Result<(), Refused> {
         let v1::MoveShardRequest { job: name, operator, start, end, server: to, dry_run } = request;
         let job = self.job(&name)?;
         let place = (operator, start, end);
         let from = server_of(&job.seen(), &place);
-        let tell = |step: &str| {
-            let (operator, start, end) = place.clone();
-            let (step, job, from, to) = (step.to_owned(), name.clone(), from.clone(), to.clone());
-            let told = v1::ShardProgress { job, operator, start, end, step, from, to, ..Default::default() };
-            progress.send(told).ok();
-        };
         let asked = (place.clone(), to.clone());
         let mut moved = std::pin::pin!(job.ask(|token| Event::Move { token, place: asked.0, to: asked.1, dry_run }));
         let (mut seen, mut last) = (job.watch(), None);
@@ -36,7 +58,8 @@ impl Coordinator {
             tokio::select! {
                 moved = &mut moved => {
                     moved?;
-                    tell(if dry_run { "would move" } else { "done" });
+                    let step = if dry_run { WOULD_MOVE } else { "done" };
+                    progress.send(told(&name, &place, step, &from, &to)).ok();
                     return Ok(());
                 }
                 changed = seen.changed(), if !seen.borrow().head.deleted => {
@@ -58,8 +81,7 @@ impl Coordinator {
     /// Lets a server get no more shards, and moves those that it has, one after the other.
     pub async fn drain(&self, request: v1::DrainServerRequest, progress: &Progress) -> Result<(), Refused> {
         let v1::DrainServerRequest { server, dry_run, cancel } = request;
-        let known = |server: &str| self.list_servers().iter().any(|known| known.name == server);
-        if !known(&server) {
+        if !self.loads().contains_key(&server) {
             let message = format!("there is no server {server:?}: `forebayctl servers list` tells the names");
             return Err(Refused::new(Reason::ServerUnknown, message).field("server"));
         }
@@ -76,15 +98,17 @@ impl Coordinator {
         let mut tries = 0;
         while let Some((job, entry)) = self.first_of(&server) {
             let v1::ShardEntry { operator, start, end, .. } = entry;
-            let target = self.target(&server, &job)?;
-            let request = v1::MoveShardRequest { job, operator, start, end, server: target, dry_run };
+            let to = self.best_but(&server, &self.seen(&job)?.head.shards)?;
+            let request = v1::MoveShardRequest { job, operator, start, end, server: to, dry_run };
             match self.move_shard(request, progress).await {
                 Ok(()) => tries = 0,
-                Err(refused) if tries + 1 == TRIES_MAX => return Err(refused),
                 Err(refused) => {
-                    tracing::warn!(server, cause = refused.message, "a shard could not be moved: it is tried again");
                     tries += 1;
-                    sleep(PAUSE).await;
+                    let Some(wait) = refused.reason.retry_after().filter(|_| tries < TRIES_MAX) else {
+                        return Err(refused);
+                    };
+                    tracing::warn!(server, cause = refused.message, "a shard could not be moved: it is tried again");
+                    sleep(wait).await;
                 }
             }
         }
@@ -94,7 +118,7 @@ impl Coordinator {
                 let message = format!(
                     "{left} shards of {server:?} are opened by another engine: they go elsewhere when that opens them anew"
                 );
-                Err(Refused::new(Reason::Unsupported, message))
+                Err(Refused::new(Reason::SettingsConflict, message))
             }
         }
     }
@@ -111,10 +135,7 @@ impl Coordinator {
                 }
                 let to = self.best_but(server, &head.shards)?;
                 head.shards[at].server.clone_from(&to);
-                let (job, step, from) = (name.clone(), "would move".to_owned(), server.to_owned());
-                let v1::ShardEntry { operator, start, end, .. } = entry;
-                let told = v1::ShardProgress { job, operator, start, end, step, from, to, ..Default::default() };
-                progress.send(told).ok();
+                progress.send(told(&name, &round::place(&entry), WOULD_MOVE, server, &to)).ok();
             }
         }
         Ok(())
@@ -129,10 +150,6 @@ impl Coordinator {
     }
 
     /// Where a shard of a job goes that leaves a server.
-    fn target(&self, server: &str, job: &str) -> Result<String, Refused> {
-        self.best_but(server, &self.seen(job)?.head.shards)
-    }
-
     fn best_but(&self, server: &str, shards: &[v1::ShardEntry]) -> Result<String, Refused> {
         let loads = self.loads();
         let is_drained = |name: &str| loads.get(name).is_some_and(|load| load.draining);
@@ -143,6 +160,12 @@ impl Coordinator {
             Refused::new(Reason::ServerUnknown, message)
         })
     }
+}
+
+fn told(job: &str, place: &round::Place, step: &str, from: &str, to: &str) -> v1::ShardProgress {
+    let (operator, start, end) = place.clone();
+    let [job, step, from, to] = [job, step, from, to].map(str::to_owned);
+    v1::ShardProgress { job, operator, start, end, step, from, to, ..Default::default() }
 }
 
 fn server_of(seen: &Arc<Seen>, place: &round::Place) -> String {
