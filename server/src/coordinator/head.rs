@@ -38,6 +38,15 @@ pub enum OpenError {
         /// The uid in the record of the job's name.
         wanted: String,
     },
+    /// The record of a job's name leads to it, and it is not there: trying again does not help.
+    #[error(
+        "object {path} is missing: it is the head of the job whose name record leads there; put it back, or the record that \
+         was there"
+    )]
+    Missing {
+        /// The object.
+        path: String,
+    },
     /// A later coordinator leads the job.
     #[error("a coordinator of epoch {epoch} leads already")]
     Deposed {
@@ -58,7 +67,10 @@ pub struct HeadFile {
 impl HeadFile {
     /// Reads a head.
     pub async fn open(store: SharedStore, path: String) -> Result<(v1::JobHead, Self), OpenError> {
-        let (bytes, version) = store.get(&path).await?;
+        let (bytes, version) = match store.get(&path).await {
+            Err(Error::NotFound { path }) => return Err(OpenError::Missing { path }),
+            read => read?,
+        };
         let head: v1::JobHead = frame::decode(ObjectKind::Head, &path, &bytes)?;
         let write_ids = head.write_ids.clone();
         Ok((head, Self { store, path, version, write_ids }))
