@@ -37,6 +37,8 @@ pub enum Bug {
     ServesWhileItLeaves = 15,
     /// A shard that goes back while it arrives on another server is made of what its former server held.
     RewindKeepsHandover = 16,
+    /// Leases that change at a stop go on from the worker state of an earlier checkpoint.
+    StopForgetsItsCheckpoint = 17,
     /// Election: a coordinator does not wait for the leader's lease.
     TakesOfficeAtOnce = 30,
     /// Election: a coordinator takes office though it has promised not to.
@@ -63,7 +65,8 @@ pub enum Bug {
 
 impl Bug {
     /// The faults that the simulation finds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::StopForgetsItsCheckpoint,
         Self::ServesWhileItLeaves,
         Self::RewindKeepsHandover,
         Self::MarkOutsideTheWrite,

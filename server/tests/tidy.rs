@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that decide and do nothing: no I/O, no clock, no task.
-const PURE: [&str; 38] = [
+const PURE: [&str; 40] = [
     "shard/core.rs",
     "shard/core/freezing.rs",
     "shard/core/opening.rs",
@@ -47,6 +47,7 @@ const PURE: [&str; 38] = [
     "shard/states.rs",
     "shard/ttl.rs",
     "coordinator/assign.rs",
+    "coordinator/cuts.rs",
     "coordinator/descriptors.rs",
     "coordinator/election.rs",
     "coordinator/external.rs",
@@ -58,6 +59,7 @@ const PURE: [&str; 38] = [
     "coordinator/machine/moving.rs",
     "coordinator/machine/pins.rs",
     "coordinator/machine/rounds.rs",
+    "coordinator/machine/stopping.rs",
     "coordinator/machine/tell.rs",
     "coordinator/members.rs",
     "coordinator/moves.rs",

@@ -124,6 +124,36 @@ pub enum Shards {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Split a shard; its workers stand still for moments, and nothing goes back.
+    Split {
+        /// The job.
+        job: String,
+        /// The operator.
+        operator: String,
+        /// Its key groups, such as 0-64: the first one and the one behind the last.
+        #[arg(value_name = "START-END", value_parser = placement::range)]
+        range: (u32, u32),
+        /// First key groups of the parts but the first, such as 16,32.
+        #[arg(long, value_name = "GROUP", value_delimiter = ',', required = true)]
+        at: Vec<u32>,
+        /// Only tell whether it can be split.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make neighbouring shards one: those on other servers than the first move there, then workers stand still for
+    /// moments, and nothing goes back.
+    Merge {
+        /// The job.
+        job: String,
+        /// The operator.
+        operator: String,
+        /// Their key groups, such as 0-128: the first one of the first and the one behind the last of the last.
+        #[arg(value_name = "START-END", value_parser = placement::range)]
+        range: (u32, u32),
+        /// Only tell whether they can be merged.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// What to do with servers.

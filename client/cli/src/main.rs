@@ -82,6 +82,14 @@ async fn run(connection: &Connection, command: Command) -> Result<Answer, Failur
                 let request = v1::MoveShardRequest { job, operator, start, end, server: to, dry_run };
                 placement::move_shard(connection, request).await
             }
+            arguments::Shards::Split { job, operator, range: (start, end), at, dry_run } => {
+                let request = v1::SplitShardRequest { job, operator, start, end, at, dry_run };
+                placement::split_shard(connection, request).await
+            }
+            arguments::Shards::Merge { job, operator, range: (start, end), dry_run } => {
+                let request = v1::MergeShardsRequest { job, operator, start, end, dry_run };
+                placement::merge_shards(connection, request).await
+            }
         },
         Command::Servers { command } => match command {
             arguments::Servers::List => cluster::servers(connection).await,

@@ -1,9 +1,10 @@
-//! `forebayctl shards move` and `servers drain`: what is where, and goes elsewhere.
+//! `forebayctl shards move|split|merge` and `servers drain`: what is where, and goes elsewhere.
 
 use std::collections::BTreeMap;
 
-use forebay_proto::v1::{DrainServerRequest, MoveShardRequest, ShardProgress};
+use forebay_proto::v1::{DrainServerRequest, MergeShardsRequest, MoveShardRequest, ShardProgress, SplitShardRequest};
 use serde_json::{Value as Json, json};
+use tonic::Streaming;
 
 use crate::{
     connection::Connection,
@@ -14,22 +15,26 @@ use crate::{
 /// Moves a shard, and tells how far it is.
 pub async fn move_shard(connection: &Connection, request: MoveShardRequest) -> Result<Answer, Failure> {
     let moved = connection.call_once(async |mut coordinator| coordinator.move_shard(request).await);
-    let (mut progress, mut moves) = (moved.await?, Moves::default());
-    while let Some(step) = progress.message().await? {
-        moves.take(step.progress.unwrap_or_default());
-    }
-    Ok(moves.answer())
+    Ok(Moves::heard(moved.await?, |step| step.progress).await?.answer())
+}
+
+/// Splits a shard, and tells how far it is.
+pub async fn split_shard(connection: &Connection, request: SplitShardRequest) -> Result<Answer, Failure> {
+    let split = connection.call_once(async |mut coordinator| coordinator.split_shard(request).await);
+    Ok(Moves::heard(split.await?, |step| step.progress).await?.answer())
+}
+
+/// Makes neighbouring shards one, and tells how far it is.
+pub async fn merge_shards(connection: &Connection, request: MergeShardsRequest) -> Result<Answer, Failure> {
+    let merged = connection.call_once(async |mut coordinator| coordinator.merge_shards(request).await);
+    Ok(Moves::heard(merged.await?, |step| step.progress).await?.answer())
 }
 
 /// Moves all shards off a server, and tells how far it is.
 pub async fn drain(connection: &Connection, server: String, dry_run: bool) -> Result<Answer, Failure> {
     let request = DrainServerRequest { server: server.clone(), dry_run, cancel: false };
     let drained = connection.call_once(async |mut coordinator| coordinator.drain_server(request).await);
-    let (mut progress, mut moves) = (drained.await?, Moves::default());
-    while let Some(step) = progress.message().await? {
-        moves.take(step.progress.unwrap_or_default());
-    }
-    let mut answer = moves.answer();
+    let mut answer = Moves::heard(drained.await?, |step| step.progress).await?.answer();
     if !dry_run {
         answer.notes.push(format!("server {server} holds no shards and gets none until it is started anew"));
     }
@@ -53,6 +58,15 @@ struct Moves {
 }
 
 impl Moves {
+    /// Takes all that is told, until it is done.
+    async fn heard<T>(mut told: Streaming<T>, progress: fn(T) -> Option<ShardProgress>) -> Result<Self, Failure> {
+        let mut moves = Self::default();
+        while let Some(step) = told.message().await? {
+            moves.take(progress(step).unwrap_or_default());
+        }
+        Ok(moves)
+    }
+
     fn take(&mut self, step: ShardProgress) {
         let key = (step.job.clone(), step.operator.clone(), step.start);
         let before = self.last.get(&key);
@@ -66,7 +80,8 @@ impl Moves {
                 0 => String::new(),
                 all => format!(" {} of {}", bytes(step.bytes_done), bytes(all)),
             };
-            eprintln!("{job} {operator} [{start},{end}) {from} -> {to}: {}{copied}", step.step);
+            let way = if from == to { String::new() } else { format!(" {from} -> {to}") };
+            eprintln!("{job} {operator} [{start},{end}){way}: {}{copied}", step.step);
         }
         self.last.insert(key, step);
     }
@@ -85,7 +100,7 @@ impl Moves {
 
 /// True for what is told in the answer anyway.
 fn is_last(step: &ShardProgress) -> bool {
-    matches!(&step.step[..], "done" | "would move")
+    matches!(&step.step[..], "done" | "would move" | "would be")
 }
 
 fn move_json(it: &ShardProgress) -> Json {

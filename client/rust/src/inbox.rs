@@ -24,6 +24,10 @@ pub(crate) struct Inbox {
     /// What the worker holds by the assignment that was taken last.
     taken: Option<Grants>,
     ended: Option<Error>,
+    /// Set while the worker stands still behind a barrier: its round and checkpoint.
+    stop: Option<(String, u64)>,
+    /// True once it has left, as it wanted.
+    left: bool,
     /// True once a rewind was announced and until its assignment has come.
     pub(crate) rewinding: bool,
 }
@@ -114,6 +118,32 @@ impl Inbox {
     /// Takes the end of a round.
     pub(crate) fn aborted(&mut self, aborted: &v1::CheckpointAborted) {
         self.barriers.retain(|barrier| barrier.round != aborted.round);
+        self.stop.take_if(|(round, _)| *round == aborted.round);
+    }
+
+    /// Stands still behind a barrier, if it says so: until the round is aborted, or another assignment has come.
+    pub(crate) fn stop_at(&mut self, barrier: &v1::Barrier) {
+        if barrier.stop {
+            self.stop = Some((barrier.round.clone(), barrier.checkpoint));
+        }
+    }
+
+    /// Returns true while the worker is to stand still.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    /// Takes the end of a joining that was to end. Behind a stop its checkpoint is complete: nobody lets go earlier.
+    pub(crate) fn leave(&mut self) {
+        if let Some((_, checkpoint)) = self.stop.take() {
+            self.completed(checkpoint);
+        }
+        self.left = true;
+    }
+
+    /// Returns true once the worker has left.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left
     }
 
     /// Takes a completion; one that is heard twice counts once.
@@ -141,6 +171,7 @@ impl Inbox {
     pub(crate) fn take_assignment(&mut self) -> Option<v1::Assignment> {
         let assignment = self.assignment.take()?;
         self.taken = Some(Grants::of(&assignment));
+        self.stop = None;
         // What completes from here on belongs to this generation.
         self.last_completed = 0;
         self.completed.clear();
@@ -254,6 +285,38 @@ mod tests {
         inbox.aborted(&v1::CheckpointAborted { round: "b".into(), ..Default::default() });
         inbox.aborted(&v1::CheckpointAborted { round: "a".into(), ..Default::default() });
         assert!(inbox.take_barrier().is_none());
+    }
+
+    #[test]
+    fn a_worker_stands_still_until_its_round_is_aborted_or_it_is_given_something_else() {
+        let stop = |round: &str| v1::Barrier { stop: true, checkpoint: 12, round: round.into(), ..Default::default() };
+        let mut inbox = Inbox::default();
+        inbox.assigned(assignment(1, 1));
+        inbox.take_assignment();
+        inbox.stop_at(&v1::Barrier { round: "a".into(), ..Default::default() });
+        assert!(!inbox.is_stopped());
+        inbox.stop_at(&stop("b"));
+        inbox.aborted(&v1::CheckpointAborted { round: "a".into(), ..Default::default() });
+        assert!(inbox.is_stopped(), "that is another round");
+        inbox.assigned(assignment(1, 1));
+        assert!(inbox.is_stopped(), "a reconnect tells nothing new");
+        inbox.aborted(&v1::CheckpointAborted { round: "b".into(), ..Default::default() });
+        assert!(!inbox.is_stopped());
+        inbox.stop_at(&stop("c"));
+        assert!(inbox.assigned(assignment(1, 2)).is_some(), "another lease");
+        inbox.take_assignment();
+        assert!(!inbox.is_stopped());
+    }
+
+    #[test]
+    fn who_leaves_behind_a_stop_knows_that_its_checkpoint_is_complete() {
+        let mut inbox = Inbox::default();
+        inbox.assigned(assignment(1, 1));
+        inbox.take_assignment();
+        inbox.stop_at(&v1::Barrier { stop: true, checkpoint: 12, ..Default::default() });
+        inbox.leave();
+        assert!(inbox.has_left() && !inbox.is_stopped());
+        assert_eq!((inbox.take_completed(), inbox.take_completed()), (Some(10), Some(12)));
     }
 
     #[test]

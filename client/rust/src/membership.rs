@@ -11,7 +11,7 @@ use std::{
 
 use forebay_proto::{
     reason::Refused,
-    v1::{self, join_request::Message as Request, join_response::Message as Response},
+    v1::{self, ErrorReason, join_request::Message as Request, join_response::Message as Response},
 };
 use tokio::{
     sync::mpsc,
@@ -35,8 +35,8 @@ pub(crate) enum Command {
     Decline(v1::Decline),
     /// Joins anew, as somebody who holds nothing.
     Rejoin,
-    /// Leaves for good. Behind this checkpoint the worker wrote nothing; 0 if there is none such.
-    Leave(u64),
+    /// Leaves for good.
+    Leave(v1::Leave),
 }
 
 /// What the task and the worker's loop share.
@@ -72,8 +72,8 @@ pub(crate) struct Membership {
     pub(crate) commands: mpsc::Receiver<Command>,
     /// The reports of rounds that are not over.
     pub(crate) reports: Vec<v1::BarrierReport>,
-    /// True once the worker has said that it leaves.
-    pub(crate) leaving: bool,
+    /// Set once the worker has said that it leaves.
+    pub(crate) leaving: Option<v1::Leave>,
 }
 
 /// How one stream went.
@@ -94,7 +94,7 @@ impl Membership {
         loop {
             let started = Instant::now();
             match self.connection().await {
-                End::Broken(_) if self.leaving => {
+                End::Broken(_) if self.leaving.is_some_and(|leave| !leave.after_stop) => {
                     self.shared.inbox(|inbox| inbox.ended(&v1::JoinEnded::default()));
                     self.shared.attention.call();
                     return;
@@ -120,6 +120,7 @@ impl Membership {
     fn join_anew(&mut self) {
         self.hello.join_id = uuid::Uuid::new_v4().simple().to_string();
         self.reports.clear();
+        self.leaving = None;
         self.shared.lease.revoke();
     }
 
@@ -168,6 +169,9 @@ impl Membership {
                             for report in &self.reports {
                                 send(Request::Report(report.clone()));
                             }
+                            if let Some(leave) = self.leaving {
+                                send(Request::Leave(leave));
+                            }
                         }
                     }
                     Ok(Some(_)) => {}
@@ -191,9 +195,9 @@ impl Membership {
                         send(Request::Report(report));
                     }
                     Some(Command::Decline(decline)) => drop(send(Request::Decline(decline))),
-                    Some(Command::Leave(checkpoint)) => {
-                        self.leaving = true;
-                        send(Request::Leave(v1::Leave { checkpoint }));
+                    Some(Command::Leave(leave)) => {
+                        self.leaving = Some(leave);
+                        send(Request::Leave(leave));
                     }
                     Some(Command::Rejoin) => return End::Rejoin,
                     None => return End::Gone,
@@ -211,7 +215,7 @@ impl Membership {
     /// A refusal that is no mishap of the connection ends the joining.
     fn refused(&self, status: &tonic::Status) -> End {
         let refused = Refused::from_status(status);
-        if refused.advice().is_retryable() || refused.reason == v1::ErrorReason::Internal {
+        if refused.advice().is_retryable() || refused.reason == ErrorReason::Internal {
             return End::Broken(refused.message);
         }
         let ended = v1::JoinEnded { reason: refused.reason.into(), message: refused.message };
@@ -250,14 +254,22 @@ impl Membership {
             Response::Aborted(aborted) => {
                 self.reports.retain(|report| report.round != aborted.round);
                 shared.inbox(|inbox| inbox.aborted(&aborted));
+                shared.attention.call();
             }
             Response::Rewinding(rewinding) => {
                 self.reports.clear();
+                // What it wanted to leave behind is undone.
+                self.leaving = None;
                 let end = shared.inbox(|inbox| inbox.rewinding(rewinding));
                 shared.end_session(end);
             }
             Response::Ended(ended) => {
                 shared.lease.revoke();
+                if self.leaving.is_some() && ended.reason() == ErrorReason::Unspecified {
+                    shared.inbox(|inbox| inbox.leave());
+                    shared.attention.call();
+                    return true;
+                }
                 let error = shared.inbox(|inbox| inbox.ended(&ended));
                 shared.end_session(Some(error));
                 return true;

@@ -223,7 +223,8 @@ impl Worker {
         let Some(at) = self.cuts.iter().position(|(known, _)| known.round == barrier.0.round) else { return Ok(()) };
         let (barrier, state) = self.cuts.remove(at);
         self.first_barrier.get_or_insert(barrier.checkpoint);
-        self.command(Command::Report(self.reported(&barrier, state.with_in_flight(in_flight)))).await
+        let session = self.session.clone().ok_or_else(not_assigned)?;
+        self.report_cut(&session, &barrier, state.with_in_flight(in_flight)).await
     }
 
     /// Declines a barrier that did not come on all inputs.
@@ -271,36 +272,54 @@ impl Worker {
         }
     }
 
-    /// Flushes, waits for a checkpoint that contains everything up to now, and leaves the group. Returns the
-    /// checkpoint.
+    /// Works up to here and no further: waits for a checkpoint that contains everything up to now, and leaves the group.
+    /// Returns the checkpoint. Others of the group go on from there, nothing goes back.
     ///
     /// Fails with [`Error::Rewound`] like any other call, and then nothing is finished.
     pub async fn finish(&mut self, state: impl Fn() -> WorkerState + Sync) -> Result<u64> {
+        let session = self.session.clone().ok_or_else(not_assigned)?;
+        if session.keeps_positions() {
+            // Others need not stop for it: what it has done is in the shards.
+            let checkpoint = self.checkpointed(&state).await?;
+            self.depart(v1::Leave { checkpoint, after_stop: false }).await?;
+            return Ok(checkpoint);
+        }
+        self.command(Command::Leave(v1::Leave { checkpoint: 0, after_stop: true })).await?;
+        loop {
+            self.boundary(&state).await?;
+            if self.shared.inbox(|inbox| inbox.has_left()) {
+                self.session = None;
+                return Ok(self.shared.inbox(|inbox| inbox.last_completed()));
+            }
+            self.shared.attention.called().await;
+        }
+    }
+
+    /// Waits for a checkpoint that contains everything up to now.
+    async fn checkpointed(&mut self, state: &(impl Fn() -> WorkerState + Sync)) -> Result<u64> {
         self.first_barrier = None;
         let mut waits = backoff();
-        let checkpoint = loop {
+        loop {
             let (client, job) = (self.client.clone(), self.job.clone());
-            let triggered = self.idle(&state, async move { client.trigger_checkpoint(&job).await }).await?;
+            let triggered = self.idle(state, async move { client.trigger_checkpoint(&job).await }).await?;
             match triggered {
                 Ok(completed) => self.shared.inbox(|inbox| inbox.completed(completed.id)),
                 Err(Error::Unavailable(refused)) => {
                     let wait = waits.next().unwrap_or_default().min(refused.retry_after.unwrap_or(Duration::MAX));
-                    self.idle(&state, sleep(wait)).await?;
+                    self.idle(state, sleep(wait)).await?;
                 }
                 Err(error) => return Err(error),
             }
             let last = self.shared.inbox(|inbox| inbox.last_completed());
             if self.first_barrier.is_some_and(|first| first <= last) {
                 self.shared.attention.call();
-                self.boundary(&state).await?;
-                break last;
+                self.boundary(state).await?;
+                return Ok(last);
             }
-        };
-        self.depart(checkpoint).await?;
-        Ok(checkpoint)
+        }
     }
 
-    /// Leaves the group for good, without a checkpoint: whoever comes next goes on from the last one, or, where
+    /// Leaves the group at once, without a checkpoint: whoever comes next goes on from the last one, or, where
     /// positions are kept in the shards, from what is flushed by this.
     pub async fn leave(&mut self) -> Result<()> {
         if let Some(session) = self.session.as_ref().filter(|session| session.keeps_positions()) {
@@ -309,14 +328,14 @@ impl Worker {
                 tracing::debug!(%error, "what is unsent is read again by whoever comes next");
             }
         }
-        self.depart(0).await
+        self.depart(v1::Leave::default()).await
     }
 
-    async fn depart(&mut self, checkpoint: u64) -> Result<()> {
+    async fn depart(&mut self, leave: v1::Leave) -> Result<()> {
         self.shared.attention.clear();
-        self.command(Command::Leave(checkpoint)).await?;
+        self.command(Command::Leave(leave)).await?;
         let ended = async {
-            while self.shared.inbox(|inbox| inbox.take_ended()).is_none() {
+            while !self.shared.inbox(|inbox| inbox.has_left() || inbox.take_ended().is_some()) {
                 self.shared.attention.called().await;
                 self.shared.attention.clear();
             }
@@ -363,7 +382,27 @@ impl Worker {
     ) -> Result<()> {
         let Some(state) = self.take_cut(session, &barrier, state).await? else { return Ok(()) };
         self.first_barrier.get_or_insert(barrier.checkpoint);
-        self.command(Command::Report(self.reported(&barrier, state))).await
+        self.report_cut(session, &barrier, state).await
+    }
+
+    /// Reports a barrier, and waits behind that of a stop until the round is aborted, or something else is assigned. What
+    /// was written meanwhile would be in the state, and not in the positions that whoever comes next goes on from.
+    async fn report_cut(&self, session: &Session, barrier: &v1::Barrier, state: WorkerState) -> Result<()> {
+        // Before it is reported, or an answer could be missed.
+        self.shared.inbox(|inbox| inbox.stop_at(barrier));
+        self.command(Command::Report(self.reported(barrier, state))).await?;
+        loop {
+            self.shared.attention.clear();
+            if let Some(reason) = session.end_reason() {
+                return Err(reason.clone());
+            }
+            if !self.shared.inbox(|inbox| inbox.is_stopped()) {
+                // Completions may have come meanwhile.
+                self.shared.attention.call();
+                return Ok(());
+            }
+            self.shared.attention.called().await;
+        }
     }
 
     /// Has every shard accept a barrier, and returns the worker state at it; `None` if it was declined.
@@ -414,6 +453,7 @@ impl Worker {
             coordinator_epoch: barrier.coordinator_epoch,
             generation: barrier.generation,
             state: Some(state),
+            stopped: barrier.stop,
         }
     }
 

@@ -169,6 +169,7 @@ impl Worker {
             coordinator_epoch: barrier.coordinator_epoch,
             generation: barrier.generation,
             state: Some(state),
+            stopped: barrier.stop,
         }));
     }
 }

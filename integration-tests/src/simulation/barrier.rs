@@ -85,7 +85,7 @@ impl Session {
         if self.ended().is_some() {
             return None;
         }
-        let v1::Barrier { checkpoint, round, coordinator_epoch, generation, .. } = sent.barrier;
+        let v1::Barrier { checkpoint, round, coordinator_epoch, generation, stop, .. } = sent.barrier;
         if let Some(refused) = sent.refused {
             return Some(Said::Decline(v1::Decline { checkpoint, round, cause: refused.message }));
         }
@@ -102,6 +102,8 @@ impl Session {
             index: self.worker_index,
             lists: if self.kept.is_none() { vec![list] } else { Vec::new() },
         };
-        Some(Said::Report(v1::BarrierReport { checkpoint, round, coordinator_epoch, generation, state: Some(state) }))
+        let state = Some(state);
+        let report = v1::BarrierReport { checkpoint, round, coordinator_epoch, generation, state, stopped: stop };
+        Some(Said::Report(report))
     }
 }

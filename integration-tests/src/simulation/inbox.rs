@@ -12,6 +12,8 @@ pub struct Inbox {
     barriers: VecDeque<v1::Barrier>,
     taken: Option<Grants>,
     ended: Option<Error>,
+    /// The round of the barrier behind which the worker stands still.
+    stop: Option<String>,
     /// True once a rewind was announced and until its assignment has come.
     pub rewinding: bool,
 }
@@ -94,6 +96,17 @@ impl Inbox {
     /// Takes the end of a round.
     pub fn aborted(&mut self, aborted: &v1::CheckpointAborted) {
         self.barriers.retain(|barrier| barrier.round != aborted.round);
+        self.stop.take_if(|round| *round == aborted.round);
+    }
+
+    /// Stands still behind a barrier that was taken, until its round is aborted or another assignment has come.
+    pub fn stop_at(&mut self, round: &str) {
+        self.stop = Some(round.to_owned());
+    }
+
+    /// True while the worker is to stand still.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_some()
     }
 
     /// Takes the end of the joining.
@@ -109,6 +122,7 @@ impl Inbox {
     pub fn take_assignment(&mut self) -> Option<v1::Assignment> {
         let assignment = self.assignment.take()?;
         self.taken = Some(Grants::of(&assignment));
+        self.stop = None;
         Some(assignment)
     }
 

@@ -50,14 +50,15 @@ use self::{
 };
 
 /// What faults are to lead to, among the hits of a run.
-pub const EFFECTS: [&str; 7] = [
+pub const EFFECTS: [&str; 8] = [
     "a shard arrived",
     "ambiguous head settled",
     "died in a write call",
     "duplicate answered",
     "foreign head found",
     "garbage collected",
-    "left behind a checkpoint",
+    "left at a stop",
+    "stood still",
 ];
 
 /// What is to be simulated.

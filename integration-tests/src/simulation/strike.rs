@@ -117,9 +117,9 @@ impl World {
         }
         let Some(worker) = &mut self.workers[index] else { return false };
         if finish {
-            worker.finish();
+            worker.finish(&mut self.env);
         } else {
-            worker.leave(&mut self.env, 0);
+            worker.leave(&mut self.env);
         }
         true
     }

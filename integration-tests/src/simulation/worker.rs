@@ -40,8 +40,8 @@ pub struct Worker {
     /// True once it has left its group.
     pub gone: bool,
     leaving: bool,
-    /// Set while it finishes: the first checkpoint whose barrier was reported since.
-    finishing: Option<Option<u64>>,
+    /// True while it works no further, and waits for the stop at which it leaves.
+    finishing: bool,
     joins: u64,
     connection: Option<ConnectionId>,
     greeted_us: Option<i64>,
@@ -63,7 +63,7 @@ impl Worker {
             life: env.new_life(),
             gone: false,
             leaving: false,
-            finishing: None,
+            finishing: false,
             joins: 1,
             connection: None,
             greeted_us: None,
@@ -101,8 +101,8 @@ impl Worker {
             Timer::Rejoin => self.rejoin(env),
             Timer::Patience(sessions) => self.patience(env, sessions),
             Timer::Session(number, timer) => {
-                // Who has no lease, or is about to leave, takes no records.
-                let lease = env.now_us < self.lease_until_us && self.finishing.is_none();
+                // Who has no lease, stands still or is about to leave, takes no records.
+                let lease = env.now_us < self.lease_until_us && !self.finishing && !self.inbox.is_stopped();
                 if let Some(session) = self.session.as_mut().filter(|session| session.number == number) {
                     session.woken(env, timer, lease, coordinator);
                 }
@@ -163,6 +163,7 @@ impl Worker {
         self.rejoining = false;
         self.gone |= self.leaving;
         self.joins += 1;
+        self.finishing = false;
         self.reports.clear();
         self.lease_until_us = 0;
         env.note(format_args!("{} joins anew", self.node().name()));
@@ -190,16 +191,19 @@ impl Worker {
         self.wait_for_shards(env);
     }
 
-    /// Takes no more records, and leaves once a checkpoint holds all that were taken.
-    pub fn finish(&mut self) {
-        self.finishing.get_or_insert(None);
+    /// Takes no more records, and leaves once all have stood still behind a barrier.
+    pub fn finish(&mut self, env: &mut Env) {
+        if self.session.is_some() {
+            self.finishing = true;
+            self.say(env, Up::Leave(v1::Leave { checkpoint: 0, after_stop: true }));
+        }
     }
 
-    /// Says that it leaves, and that it wrote nothing behind this checkpoint; and stops.
-    pub fn leave(&mut self, env: &mut Env, checkpoint: u64) {
+    /// Says that it leaves, and stops.
+    pub fn leave(&mut self, env: &mut Env) {
         let Some(id) = self.connection else { return };
         self.leaving = true;
-        env.send(id, Side::Client, Message::JoinUp(Up::Leave(v1::Leave { checkpoint })));
+        env.send(id, Side::Client, Message::JoinUp(Up::Leave(v1::Leave::default())));
         if let Some(session) = self.session.take() {
             session.close(env);
         }
@@ -239,6 +243,9 @@ impl Worker {
                     for report in self.reports.clone() {
                         self.say(env, Up::Report(report));
                     }
+                    if self.finishing {
+                        self.say(env, Up::Leave(v1::Leave { checkpoint: 0, after_stop: true }));
+                    }
                 }
                 end
             }
@@ -254,12 +261,7 @@ impl Worker {
                 None
             }
             Down::Completed(completed) => {
-                let last = completed.checkpoint;
-                self.reports.retain(|report| report.checkpoint != last);
-                if self.session.is_some() && self.finishing.flatten().is_some_and(|first| first <= last) {
-                    env.faults.hit("left behind a checkpoint");
-                    self.leave(env, last);
-                }
+                self.reports.retain(|report| report.checkpoint != completed.checkpoint);
                 None
             }
             Down::Aborted(aborted) => {
@@ -269,10 +271,16 @@ impl Worker {
             }
             Down::Rewinding(rewinding) => {
                 self.reports.clear();
+                // It has to do again what it did.
+                self.finishing = false;
                 self.inbox.rewinding(rewinding)
             }
             Down::Ended(ended) => {
-                self.gone |= self.leaving;
+                let has_left = self.finishing && ended.reason() == v1::ErrorReason::Unspecified;
+                if has_left {
+                    env.faults.hit("left at a stop");
+                }
+                self.gone |= self.leaving || has_left;
                 self.lease_until_us = 0;
                 Some(self.inbox.ended(&ended))
             }
@@ -297,8 +305,9 @@ impl Worker {
             let said = session.attend(env, &mut self.inbox, self.index);
             match said {
                 Some(Said::Report(report)) => {
-                    if let Some(first) = &mut self.finishing {
-                        first.get_or_insert(report.checkpoint);
+                    if report.stopped {
+                        env.faults.hit("stood still");
+                        self.inbox.stop_at(&report.round);
                     }
                     self.reports.push(report.clone());
                     self.say(env, Up::Report(report));
@@ -312,7 +321,7 @@ impl Worker {
             env.note(format_args!("{} session ends: {:?}", self.node().name(), ended.ended()));
             ended.close(env);
             // It is told that it went back, and has to do it all again.
-            self.finishing = None;
+            self.finishing = false;
             if !rewound {
                 // A session that the worker itself gave up is over for the others, too.
                 self.inbox.take_ended();

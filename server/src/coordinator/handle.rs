@@ -1,5 +1,6 @@
 //! The handle to the control plane: what the edge calls.
 
+mod cutting;
 mod external;
 mod placing;
 pub(super) mod restoring;

@@ -10,6 +10,7 @@ mod external;
 mod moving;
 mod pins;
 mod rounds;
+mod stopping;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use v1::{ErrorReason as Reason, join_response::Message as ToWorker, link_respons
 
 use super::{
     assign::Loads,
+    cuts::Cut,
     external::Wish,
     members::Members,
     plan::{self, Observed},
@@ -105,6 +107,8 @@ pub enum Event {
     Restore { token: Token, target: Box<restore::Target> },
     /// Somebody wants a shard to go to another server: its operator, first key group and their end, and that server.
     Move { token: Token, place: round::Place, to: String, dry_run: bool },
+    /// Somebody wants shards to be cut.
+    Cut { token: Token, cut: Cut, dry_run: bool },
     /// A server brings here what a checkpoint holds of a shard that is to come.
     Prepared { server: String, prepared: v1::ShardPrepared },
     /// Another engine wants something of its shards and snapshots.
@@ -235,6 +239,7 @@ pub struct Machine {
     until_known: Vec<(Token, Answer)>,
     engines: external::Engines,
     moving: moving::Moving,
+    stopping: stopping::Stopping,
     failed: VecDeque<v1::FailedRound>,
     notice: Option<String>,
     deposed: bool,
@@ -275,6 +280,7 @@ impl Machine {
             until_known: Vec::new(),
             engines: external::Engines::default(),
             moving: moving::Moving::default(),
+            stopping: stopping::Stopping::default(),
             failed: VecDeque::new(),
             notice: None,
             deposed: false,
@@ -381,6 +387,7 @@ impl Machine {
                 self.wishes.restore.push((token, restore::Target { id, ..*target }));
             }
             Event::Move { token, place, to, dry_run } => self.wants_move(token, place, to, dry_run, now, actions),
+            Event::Cut { token, cut, dry_run } => self.wants_cut(token, cut, dry_run, now, actions),
             Event::Prepared { server, prepared } => self.prepared(&server, &prepared, now),
             Event::External { token, wish } => self.wished(token, *wish, now, actions),
             Event::Delete { token } => self.wishes.delete.push(token),
@@ -398,6 +405,7 @@ impl Machine {
         self.abort_condemned(now, actions);
         self.store_complete_rounds(now, actions);
         self.move_on(now, actions);
+        self.cut_on(now, actions);
         if self.in_flight.is_none() {
             self.write_head(now, actions);
         }
@@ -413,6 +421,8 @@ impl Machine {
     }
 
     fn write_head(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.serve_what_nobody_cuts();
+        let cuts = self.stopping.ready();
         let observed = Observed {
             epoch: self.epoch,
             servers: &self.servers,
@@ -424,6 +434,8 @@ impl Machine {
             store_ms: self.collector.store_ms(),
             worker_state_known: matches!(&self.restored, Restored::Known(id, _) if *id == self.head.restored_checkpoint),
             ids_low: self.next_id + 1 >= self.head.next_checkpoint_id,
+            cuts: &cuts,
+            without_stops: self.stopping.is_given_up(),
         };
         let planned = plan::next_head(&self.head, &observed, &mut self.wishes);
         actions.extend(planned.answers.into_iter().map(|(token, answer)| Action::Answer(token, answer)));
@@ -454,6 +466,7 @@ impl Machine {
         let before = std::mem::replace(&mut self.head, head);
         if self.head.generation != before.generation {
             self.tell_rewinding(actions);
+            self.stop_forgotten();
         }
         self.tombstone_named();
         self.completed(now, actions);
@@ -483,7 +496,7 @@ impl Machine {
         let triggers = self.triggers.drain(..).filter_map(|trigger| trigger.token);
         let until_known = self.until_known.drain(..).map(|(token, _)| token);
         let waiting = waiting.chain(triggers).chain(until_known).chain(self.collector.callers());
-        let waiting = waiting.chain(self.engines.callers()).chain(self.moving.callers());
+        let waiting = waiting.chain(self.engines.callers()).chain(self.moving.callers()).chain(self.stopping.callers());
         for token in waiting.chain(self.wishes.tokens()) {
             actions.push(Action::Answer(token, Err(Refused::new(Reason::NoCoordinator, message))));
         }

@@ -23,6 +23,8 @@ pub struct Member {
     pub connection: Option<Connection>,
     /// When its lease runs out, monotonic.
     pub until_ms: i64,
+    /// True if it is to leave at the next stop, and gets nothing any more.
+    pub leaving: bool,
     told: Option<v1::Assignment>,
 }
 
@@ -82,6 +84,7 @@ impl Members {
                 join_id: join_id.to_owned(),
                 connection: None,
                 until_ms: now_ms.saturating_add_unsigned(self.lease_ms),
+                leaving: false,
                 told: None,
             },
         );
@@ -120,6 +123,7 @@ impl Members {
                 join_id: hello.join_id.clone(),
                 connection: Some(connection),
                 until_ms: now_ms.saturating_add_unsigned(self.lease_ms),
+                leaving: false,
                 told: None,
             },
         );
@@ -158,6 +162,24 @@ impl Members {
     /// Takes a worker out for good.
     pub fn leave(&mut self, operator: &str, worker: &str) {
         self.members.remove(&(operator.to_owned(), worker.to_owned()));
+    }
+
+    /// Lets a worker leave at the next stop.
+    pub fn leave_at_stop(&mut self, operator: &str, worker: &str) {
+        if let Some(member) = self.members.get_mut(&(operator.to_owned(), worker.to_owned())) {
+            member.leaving = true;
+        }
+    }
+
+    /// Lets those stay that were to leave: they have to do again what they did.
+    pub fn stay(&mut self) {
+        self.members.values_mut().for_each(|member| member.leaving = false);
+    }
+
+    /// Takes the workers out that leave at the stop which is over, and returns their connections.
+    pub fn stopped(&mut self) -> Vec<Connection> {
+        let left = self.members.extract_if(.., |_, member| member.leaving);
+        left.filter_map(|(_, member)| member.connection).collect()
     }
 
     /// Takes out the workers whose leases have run out.

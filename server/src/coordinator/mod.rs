@@ -11,6 +11,7 @@
 pub mod assign;
 pub mod branches;
 pub mod collect;
+pub mod cuts;
 pub mod descriptors;
 pub mod election;
 pub mod external;

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use forebay_proto::{reason::Refused, v1};
 
 use super::{
-    assign, descriptors,
+    assign,
+    cuts::{self, Cut},
+    descriptors,
     external::{self, Wish},
     groups,
     machine::{Answer, Connection, IDS_RESERVED, Server, Token},
@@ -43,6 +45,10 @@ pub struct Observed<'a> {
     pub worker_state_known: bool,
     /// True if the reserved checkpoint ids are used up.
     pub ids_low: bool,
+    /// What is cut at a stop.
+    pub cuts: &'a [Cut],
+    /// True if no stop can be had: who joins a group takes the job back instead.
+    pub without_stops: bool,
 }
 
 /// What callers want of the head.
@@ -167,6 +173,7 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
         }
         wishes.unmove.drain(..).for_each(|(shard, number)| moves::cancel(&mut next, &shard, number));
         wishes.moves.drain(..).for_each(|wish| moves::begin(&mut next, &wish));
+        let stopped = observed.may_commit && cuts::commit(&mut next, observed);
         pins(&mut next, observed, wishes, &mut planned);
         let restored = take_to_checkpoint(&mut next, wishes, &mut planned);
         let cause = place(&mut next, observed).or_else(|| lost(&mut next, observed));
@@ -176,6 +183,8 @@ pub fn next_head(head: &v1::JobHead, observed: &Observed<'_>, wishes: &mut Wishe
             // All shards go where they were asked to: that takes in whatever else happened.
             (_, Some(cause)) => planned.rewind = Some(cause),
             (Some(_), None) => rewind(&mut next, observed),
+            // Who leaves at the stop is still there.
+            (None, None) if stopped => {}
             (None, None) => grant(&mut next, observed),
         }
     }
@@ -365,16 +374,8 @@ fn membership(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wish
             Some(_) => {}
         }
     }
-    for member in observed.members.all() {
-        let shards = next.shards.iter().filter(|entry| entry.operator == member.operator);
-        let (count, held) = (shards.clone().count(), shards.filter(|entry| entry.writer.is_some()).count());
-        let group = granted.keys().filter(|(operator, _)| *operator == member.operator).count();
-        let key = (member.operator.as_str(), member.worker.as_str());
-        if held > 0 && group < count && !granted.contains_key(&key) && member.connection.is_some() {
-            return Some(format!("worker {:?} joined", member.worker));
-        }
-    }
-    None
+    let joined = cuts::joined(next, observed.members).filter(|_| observed.without_stops);
+    joined.map(|worker| format!("worker {worker:?} joined"))
 }
 
 /// Takes every leased shard back to the last completed checkpoint, under a new generation.
@@ -419,7 +420,7 @@ fn grant(next: &mut v1::JobHead, observed: &Observed<'_>) {
         if !spec::is_leased(next.spec.as_ref(), &operator) || !shards.all(ready) {
             continue;
         }
-        let connected = observed.members.group(&operator).filter(|member| member.connection.is_some());
+        let connected = observed.members.group(&operator).filter(|it| it.connection.is_some() && !it.leaving);
         let workers: Vec<_> = connected.map(|member| (member.worker.clone(), member.join_id.clone())).collect();
         if !workers.is_empty() {
             assign::lease_shards(&mut next.shards, &operator, &workers);

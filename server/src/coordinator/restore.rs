@@ -173,22 +173,30 @@ fn next_state_id(states: &[v1::RegisteredState]) -> u32 {
     states.iter().map(|state| state.id).max().unwrap_or_default() + 1
 }
 
-/// Cuts an operator's key groups anew. Ranges that stay keep their server; a new one gets its own, and orders
-/// itself behind every shard that ever held one of its key groups.
+/// Cuts all of an operator's key groups anew.
 fn reshape(next: &mut v1::JobHead, operator: &str, count: u32) {
     let max = next.spec.as_ref().map_or(0, |spec| spec.max_parallelism);
     let max = MaxParallelism::new(max).unwrap_or_default();
-    let (old, others): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut next.shards).into_iter().partition(|entry| entry.operator == operator);
-    let made = assign(max, count).into_iter().map(|range| {
-        let same = old.iter().find(|entry| (entry.start, entry.end) == (range.start(), range.end()));
+    let ranges: Vec<_> = assign(max, count).into_iter().map(|range| (range.start(), range.end())).collect();
+    recut(next, operator, &ranges);
+}
+
+/// Puts these ranges in the place of those that they cover. Ranges that stay keep their entries; a new one has no server
+/// yet, and orders itself behind every shard that ever held one of its key groups.
+pub(super) fn recut(next: &mut v1::JobHead, operator: &str, ranges: &[(u32, u32)]) {
+    let covered = |entry: &v1::ShardEntry| {
+        entry.operator == operator && ranges.iter().any(|(start, end)| entry.start < *end && *start < entry.end)
+    };
+    let (old, others): (Vec<_>, Vec<_>) = std::mem::take(&mut next.shards).into_iter().partition(covered);
+    let made = ranges.iter().map(|(start, end)| {
+        let same = old.iter().find(|entry| (entry.start, entry.end) == (*start, *end));
         same.cloned().unwrap_or_else(|| {
-            let before = || old.iter().filter(|entry| entry.start < range.end() && range.start() < entry.end);
+            let before = || old.iter().filter(|entry| entry.start < *end && *start < entry.end);
             let highest = |of: fn(&v1::ShardEntry) -> u64| before().map(of).max().unwrap_or_default();
             v1::ShardEntry {
                 operator: operator.to_owned(),
-                start: range.start(),
-                end: range.end(),
+                start: *start,
+                end: *end,
                 epoch: highest(|entry| entry.epoch),
                 incarnation: highest(|entry| entry.incarnation),
                 writer_epoch: highest(|entry| entry.writer_epoch),

@@ -19,6 +19,8 @@ pub enum Kind {
     Periodic,
     /// Somebody who asked for a checkpoint.
     Manual,
+    /// Leases or shards that are to change: the workers stand still behind its barrier.
+    Stop,
     /// Somebody who asked for a savepoint: it stands alone, so it neither subsumes nor is subsumed.
     Savepoint,
     /// Another engine, of one shard that it has opened; the job's own rounds take no notice of it.
@@ -30,7 +32,7 @@ pub enum Kind {
 impl Kind {
     /// True for a round that is one of the job's series of checkpoints.
     pub fn in_series(self) -> bool {
-        matches!(self, Self::Periodic | Self::Manual)
+        matches!(self, Self::Periodic | Self::Manual | Self::Stop)
     }
 
     /// True for a round of a single shard, which has nothing to do with the job's checkpoints.
@@ -197,6 +199,7 @@ impl Round {
     /// Takes a worker's report; false if it does not belong to the round.
     pub fn worker_reported(&mut self, operator: &str, worker: &str, report: v1::BarrierReport) -> bool {
         let belongs = self.is(report.checkpoint, &report.round)
+            && (report.stopped || self.kind != Kind::Stop)
             && report.generation == self.generation
             && report.coordinator_epoch == self.coordinator_epoch;
         match self.workers.get_mut(&(operator.to_owned(), worker.to_owned())) {

@@ -274,15 +274,24 @@ impl CoordinatorService for CoordinatorEdge {
         Ok(Response::new(until_done(heard, async move { coordinator.move_shard(request, &progress).await })))
     }
 
-    async fn split_shard(&self, _: Request<v1::SplitShardRequest>) -> Result<Response<Self::SplitShardStream>, Status> {
-        Err(unsupported("splitting a shard").into())
+    async fn split_shard(
+        &self,
+        request: Request<v1::SplitShardRequest>,
+    ) -> Result<Response<Self::SplitShardStream>, Status> {
+        let (coordinator, request) = (self.office.leads()?, request.into_inner());
+        let (progress, heard) = mpsc::unbounded_channel();
+        let heard = UnboundedReceiverStream::new(heard).map(|it| v1::SplitShardResponse { progress: Some(it) });
+        Ok(Response::new(until_done(heard, async move { coordinator.split_shard(request, &progress).await })))
     }
 
     async fn merge_shards(
         &self,
-        _: Request<v1::MergeShardsRequest>,
+        request: Request<v1::MergeShardsRequest>,
     ) -> Result<Response<Self::MergeShardsStream>, Status> {
-        Err(unsupported("merging shards").into())
+        let (coordinator, request) = (self.office.leads()?, request.into_inner());
+        let (progress, heard) = mpsc::unbounded_channel();
+        let heard = UnboundedReceiverStream::new(heard).map(|it| v1::MergeShardsResponse { progress: Some(it) });
+        Ok(Response::new(until_done(heard, async move { coordinator.merge_shards(request, &progress).await })))
     }
 
     async fn rescale_job(&self, _: Request<v1::RescaleJobRequest>) -> Result<Response<Self::RescaleJobStream>, Status> {

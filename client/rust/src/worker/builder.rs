@@ -120,7 +120,7 @@ impl WorkerBuilder {
             shared: shared.clone(),
             commands: inbound,
             reports: Vec::new(),
-            leaving: false,
+            leaving: None,
         };
         let patience = 3 * membership.lease_length;
         let task = AbortOnDropHandle::new(tokio::spawn(membership.run()));

@@ -293,7 +293,7 @@ async fn what_the_contract_holds_and_this_build_does_not_serve_is_answered_so() 
     let named = [
         api.state().snapshot(v1::SnapshotRequest::default()).await.map(drop),
         api.coordinator().update_job(v1::UpdateJobRequest::default()).await.map(drop),
-        api.coordinator().split_shard(v1::SplitShardRequest::default()).await.map(drop),
+        api.coordinator().rescale_job(v1::RescaleJobRequest::default()).await.map(drop),
     ];
     for status in named.map(Result::unwrap_err) {
         assert_eq!((status.code(), reason(&status)), (Code::Unimplemented, ErrorReason::Unsupported), "{status:?}");

@@ -7,12 +7,18 @@ use tokio::{sync::mpsc, time::sleep};
 use v1::ErrorReason as Reason;
 
 use super::Coordinator;
-use crate::coordinator::{assign, external, job::Seen, machine::Event, round};
+use crate::coordinator::{
+    assign, external,
+    job::{Job, Seen},
+    machine::Event,
+    round,
+};
 
 /// How often a drain tries to move a shard.
 const TRIES_MAX: u32 = 3;
 
 const WOULD_MOVE: &str = "would move";
+pub(super) const DONE: &str = "done";
 
 /// Who is told how far it is. A receiver that is gone does not end a move.
 pub type Progress = mpsc::UnboundedSender<v1::ShardProgress>;
@@ -52,30 +58,11 @@ impl Coordinator {
         let place = (operator, start, end);
         let from = server_of(&job.seen(), &place);
         let asked = (place.clone(), to.clone());
-        let mut moved = std::pin::pin!(job.ask(|token| Event::Move { token, place: asked.0, to: asked.1, dry_run }));
-        let (mut seen, mut last) = (job.watch(), None);
-        loop {
-            tokio::select! {
-                moved = &mut moved => {
-                    moved?;
-                    let step = if dry_run { WOULD_MOVE } else { "done" };
-                    progress.send(told(&name, &place, step, &from, &to)).ok();
-                    return Ok(());
-                }
-                changed = seen.changed(), if !seen.borrow().head.deleted => {
-                    let of = |it: &&v1::ShardProgress| (&it.operator, it.start, it.end) == (&place.0, place.1, place.2);
-                    let now = seen.borrow_and_update().moves.iter().find(of).cloned();
-                    if now.is_some() && now != last {
-                        now.clone().map(|now| progress.send(now).ok());
-                        last = now;
-                    }
-                    if changed.is_err() {
-                        // The job's task has ended: so has the question.
-                        return moved.await.map(drop);
-                    }
-                }
-            }
-        }
+        let moved = job.ask(|token| Event::Move { token, place: asked.0, to: asked.1, dry_run });
+        follow(&job, &place, moved, progress).await?;
+        let step = if dry_run { WOULD_MOVE } else { DONE };
+        progress.send(told(&name, &place, step, &from, &to)).ok();
+        Ok(())
     }
 
     /// Lets a server get no more shards, and moves those that it has, one after the other.
@@ -162,7 +149,35 @@ impl Coordinator {
     }
 }
 
-fn told(job: &str, place: &round::Place, step: &str, from: &str, to: &str) -> v1::ShardProgress {
+/// Tells how far a job is with shards until what was asked of it is done.
+pub(super) async fn follow<T>(
+    job: &Job,
+    place: &round::Place,
+    asked: impl Future<Output = Result<T, Refused>>,
+    progress: &Progress,
+) -> Result<T, Refused> {
+    let mut asked = std::pin::pin!(asked);
+    let (mut seen, mut last) = (job.watch(), None);
+    loop {
+        tokio::select! {
+            answer = &mut asked => return answer,
+            changed = seen.changed(), if !seen.borrow().head.deleted => {
+                let of = |it: &&v1::ShardProgress| (&it.operator, it.start, it.end) == (&place.0, place.1, place.2);
+                let now = seen.borrow_and_update().moves.iter().find(of).cloned();
+                if now.is_some() && now != last {
+                    now.clone().map(|now| progress.send(now).ok());
+                    last = now;
+                }
+                if changed.is_err() {
+                    // The job's task has ended: so has the question.
+                    return asked.await;
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn told(job: &str, place: &round::Place, step: &str, from: &str, to: &str) -> v1::ShardProgress {
     let (operator, start, end) = place.clone();
     let [job, step, from, to] = [job, step, from, to].map(str::to_owned);
     v1::ShardProgress { job, operator, start, end, step, from, to, ..Default::default() }

@@ -13,7 +13,7 @@ use super::{
         external, moves, retention,
         round::{Kind, Place, Round, place},
     },
-    Action, Answer, Machine, Now, Server, Token, rounds,
+    Action, Answer, Machine, Now, Server, Token, rounds, stopping,
 };
 
 /// Laps before a shard leaves, at most.
@@ -50,12 +50,19 @@ struct Move {
     failed: Option<String>,
 }
 
+/// A checkpoint of this id or a later one that is waited for, after so many that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lap {
+    id: u64,
+    tries: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// A lap begins, not before this time.
     Lap(i64),
-    /// For a checkpoint of this id or a later one, after so many that failed.
-    Checkpoint { id: u64, tries: u32 },
+    /// For a checkpoint.
+    Checkpoint(Lap),
     /// For the new server, which brings this checkpoint to its disk.
     Bring(u64),
     /// The shard may leave.
@@ -72,7 +79,7 @@ impl Step {
     /// What goes on, for people.
     fn name(self) -> &'static str {
         match self {
-            Self::Lap(_) | Self::Checkpoint { .. } => "checkpoint",
+            Self::Lap(_) | Self::Checkpoint(_) => "checkpoint",
             Self::Bring(_) => "copy",
             Self::Ready | Self::Wished(_) | Self::UnderWay(_) => "hand over",
             Self::Done => "done",
@@ -87,7 +94,7 @@ impl Moving {
 }
 
 impl Machine {
-    /// How far the moves are that somebody waits for.
+    /// How far the moves and cuts are that somebody waits for.
     pub fn moves(&self) -> Vec<v1::ShardProgress> {
         let job = self.head.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
         let progress = |it: &Move| v1::ShardProgress {
@@ -101,7 +108,7 @@ impl Machine {
             from: it.from.clone(),
             to: it.to.clone(),
         };
-        self.moving.moves.iter().map(progress).collect()
+        self.moving.moves.iter().map(progress).chain(self.cuts()).collect()
     }
 
     pub(super) fn wants_move(
@@ -253,28 +260,19 @@ impl Machine {
                 let (operator, start, end) = it.place.clone();
                 let flush = v1::FlushShard { job_uid: self.head.job_uid.clone(), operator, start, end };
                 actions.push(Action::ToServer(it.from.clone(), ToServer::Flush(flush)));
-                self.trigger_for_move();
-                Some(Step::Checkpoint { id: self.next_id, tries: 0 })
+                Some(Step::Checkpoint(self.begin_lap()))
             }
             // Without workers nothing is written that a checkpoint would have to take along.
             Step::Lap(_) => Some(self.bring(it, now, actions)),
-            Step::Checkpoint { id, tries } => {
-                if self.head.completed.last().is_some_and(|last| last.id >= id) {
-                    return Some(self.bring(it, now, actions));
+            Step::Checkpoint(lap) => match self.lap(lap) {
+                Ok(None) => Some(self.bring(it, now, actions)),
+                Ok(Some(same)) if same == lap => None,
+                Ok(Some(again)) => Some(Step::Checkpoint(again)),
+                Err(why) => {
+                    it.failed = Some(why);
+                    None
                 }
-                let pending = self.triggers.iter().any(|trigger| trigger.token.is_none());
-                let running = self.rounds.iter().any(|round| round.kind.in_series() && round.checkpoint >= id);
-                if pending || running || self.in_flight.is_some() {
-                    return None;
-                }
-                if tries + 1 == TRIES_MAX {
-                    let last = self.failed.back().map_or("", |failed| &failed.cause);
-                    it.failed = Some(format!("{TRIES_MAX} checkpoints failed in a row: {last}"));
-                    return None;
-                }
-                self.trigger_for_move();
-                Some(Step::Checkpoint { id: self.next_id, tries: tries + 1 })
-            }
+            },
             // What is on its way would be aborted.
             Step::Ready if self.rounds.iter().any(|round| round.kind != Kind::External) => None,
             Step::Ready if self.next_id >= self.head.next_checkpoint_id => None, // The plan reserves more.
@@ -289,9 +287,28 @@ impl Machine {
         }
     }
 
-    fn trigger_for_move(&mut self) {
+    /// Triggers a checkpoint.
+    pub(super) fn begin_lap(&mut self) -> Lap {
         let trigger = rounds::Trigger { token: None, kind: Kind::Manual, full: false, savepoint: None };
         self.triggers.push(trigger);
+        Lap { id: self.next_id, tries: 0 }
+    }
+
+    /// Looks after a checkpoint that was triggered: `None` once it is complete, and another one if it failed.
+    pub(super) fn lap(&mut self, lap: Lap) -> Result<Option<Lap>, String> {
+        if self.head.completed.last().is_some_and(|last| last.id >= lap.id) {
+            return Ok(None);
+        }
+        let pending = self.triggers.iter().any(|trigger| trigger.token.is_none());
+        let running = self.rounds.iter().any(|round| round.kind.in_series() && round.checkpoint >= lap.id);
+        if pending || running || self.in_flight.is_some() {
+            return Ok(Some(lap));
+        }
+        if lap.tries + 1 == TRIES_MAX {
+            let last = self.failed.back().map_or("", |failed| &failed.cause);
+            return Err(format!("{TRIES_MAX} checkpoints failed in a row: {last}"));
+        }
+        Ok(Some(Lap { tries: lap.tries + 1, ..self.begin_lap() }))
     }
 
     fn bring(&mut self, it: &mut Move, now: Now, actions: &mut Vec<Action>) -> Step {
@@ -327,6 +344,12 @@ impl Machine {
             || self.head.shards.iter().any(|entry| entry.handover.is_some())
     }
 
+    /// True while a shard is about to leave its server for another one, or arrives.
+    pub(super) fn is_moving(&self) -> bool {
+        self.moving.moves.iter().any(|it| matches!(it.step, Step::Wished(_)))
+            || self.head.shards.iter().any(|entry| entry.handover.is_some() && !stopping::is_shut(entry))
+    }
+
     /// A shard that was to leave could not be stored: its server goes on with it.
     pub(super) fn move_failed(&mut self, round: &Round, why: &str) {
         let Some(at) = round.shards().next().cloned() else { return };
@@ -342,7 +365,8 @@ impl Machine {
         if self.in_flight.is_some() || self.head.coordinator_epoch != self.epoch {
             return;
         }
-        let leaving: Vec<_> = self.head.shards.iter().filter(|entry| entry.is_leaving()).cloned().collect();
+        let leaving: Vec<_> =
+            self.head.shards.iter().filter(|entry| entry.is_leaving() && !stopping::is_shut(entry)).cloned().collect();
         for entry in leaving {
             let number = entry.move_number();
             let begun = self.rounds.iter().any(|round| round.kind == Kind::Handover && round.checkpoint == number);
@@ -362,7 +386,7 @@ impl Machine {
     }
 
     /// True once a shard's server has taken up that the shard leaves.
-    fn has_shut(&self, entry: &v1::ShardEntry) -> bool {
+    pub(super) fn has_shut(&self, entry: &v1::ShardEntry) -> bool {
         let Some(server) = self.servers.get(&entry.server) else { return false };
         let knows = |sent: &v1::JobAssignment| server.applied.version >= sent.version && sent.shards.contains(entry);
         self.serves(entry) && server.sent.as_ref().is_some_and(knows)

@@ -13,6 +13,7 @@ use super::{
     },
     Action, Answer, FAILED_MAX, Machine, Now, Token,
     external::given_up,
+    stopping::STOP_MAX_MS,
 };
 use crate::checkpoint::layout;
 
@@ -47,7 +48,7 @@ impl Machine {
                     self.round_ended(&round, None, actions);
                     continue;
                 }
-                Kind::Periodic | Kind::Manual | Kind::Savepoint => {}
+                Kind::Periodic | Kind::Manual | Kind::Stop | Kind::Savepoint => {}
             }
             let entry = self.head.completed.iter().find(|entry| entry.id == round.checkpoint).cloned();
             let Some(entry) = entry else { continue };
@@ -58,6 +59,9 @@ impl Machine {
             }
             for token in &round.callers {
                 actions.push(Action::Answer(*token, Ok(Answer::Checkpoint(entry.clone()))));
+            }
+            if round.kind == Kind::Stop {
+                self.stopped(&round, actions);
             }
             self.since_full = if round.base == 0 { 0 } else { self.since_full + 1 };
             self.pause(now);
@@ -119,6 +123,9 @@ impl Machine {
             };
             actions.push(Action::ToWorker(member.connection, ToWorker::Aborted(aborted)));
         }
+        if round.kind == Kind::Stop {
+            self.stop_failed(cause, detail, now);
+        }
         for token in &round.callers {
             let message = format!("checkpoint {} was aborted: {detail}", round.checkpoint);
             actions.push(Action::Answer(*token, Err(Refused::new(Reason::CheckpointAborted, message))));
@@ -152,6 +159,7 @@ impl Machine {
                 // Another engine has a timeout of its own, and cancels.
                 Kind::External => return false,
                 Kind::Handover => HANDOVER_MAX_MS,
+                Kind::Stop => timeout.min(STOP_MAX_MS),
                 Kind::Periodic | Kind::Manual | Kind::Savepoint => timeout,
             };
             now.mono_ms - round.triggered_ms > timeout
@@ -199,7 +207,7 @@ impl Machine {
                     let entry = round.savepoint_entry(&self.head, now.wall_ms);
                     Action::WriteSavepoint(round.id(), manifest, Box::new(entry))
                 }
-                Kind::Periodic | Kind::Manual | Kind::External | Kind::Handover => {
+                Kind::Periodic | Kind::Manual | Kind::Stop | Kind::External | Kind::Handover => {
                     Action::WriteManifest(round.id(), manifest)
                 }
             });
@@ -263,8 +271,15 @@ impl Machine {
     }
 
     fn wanted(&self, now: Now) -> Option<Kind> {
+        if self.in_flight.is_some() || self.is_stopping() {
+            return None;
+        }
+        if self.wants_stop(now) {
+            let alone = self.rounds.iter().all(|round| round.kind == Kind::External);
+            return alone.then_some(Kind::Stop);
+        }
         // A round over a shard that moves would be aborted by it; it takes moments.
-        if self.in_flight.is_some() || self.is_handing_over() {
+        if self.is_handing_over() {
             return None;
         }
         let settings = settings(&self.head);
@@ -275,7 +290,7 @@ impl Machine {
         let alone = || self.rounds.iter().all(|round| round.kind.is_of_one_shard());
         let rested = now.mono_ms >= self.pause_until_ms && (settings.min_pause_ms == 0 || alone());
         let wanted = match kind {
-            Kind::Savepoint | Kind::External | Kind::Handover => true,
+            Kind::Savepoint | Kind::Stop | Kind::External | Kind::Handover => true,
             Kind::Manual => slot,
             Kind::Periodic => slot && rested && interval > 0 && now.mono_ms >= self.next_round_ms,
         };
@@ -319,9 +334,11 @@ impl Machine {
             base: round.base,
             coordinator_epoch: round.coordinator_epoch,
             generation: round.generation,
-            // A savepoint is to be read by any other job, which knows nothing of our records in flight.
-            unaligned: settings.unaligned && kind != Kind::Savepoint,
+            // A savepoint is to be read by any other job, which knows nothing of our records in flight; behind the
+            // barrier of a stop there are none.
+            unaligned: settings.unaligned && !matches!(kind, Kind::Savepoint | Kind::Stop),
             mode: settings.mode,
+            stop: kind == Kind::Stop,
         };
         // The workers behind them get it with their records.
         let told = |member: &Connected| holds(&self.head, member) && is_source(&self.head, &member.operator);

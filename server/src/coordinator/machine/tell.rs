@@ -7,7 +7,7 @@ use super::{
     super::{
         assign,
         members::{Member, fenced},
-        round::Cause,
+        round::{Cause, Kind},
         spec, wanted,
     },
     ASK_AGAIN_MS, Action, Answer, Connection, Machine, Now, Restored, Server, Token, lease_ms,
@@ -143,7 +143,7 @@ impl Machine {
             for member in &group {
                 let Some(connection) = member.connection else { continue };
                 let Some(index) = holders.iter().position(|join_id| *join_id == member.join_id) else {
-                    if keeps_positions && member.holds() {
+                    if (keeps_positions || !holders.is_empty()) && member.holds() && !member.leaving {
                         // Others have its share now: it waits for another.
                         let nothing = v1::Assignment {
                             generation: self.head.generation,
@@ -236,14 +236,13 @@ impl Machine {
                 let renewed = v1::LeaseRenewed { lease_ms: lease_ms(&self.head) };
                 actions.push(Action::ToWorker(connection, ToWorker::Renewed(renewed)));
             }
-            Message::Report(report) => {
-                if let Some(round) = self.rounds.iter_mut().find(|round| round.is(report.checkpoint, &report.round)) {
-                    round.worker_reported(&operator, &worker, report);
-                }
-            }
+            Message::Report(report) => self.reported(connection, (&operator, &worker), report, now, actions),
             Message::Decline(decline) => {
                 let detail = format!("worker {worker:?} declined: {}", decline.cause);
                 self.abort(&decline.round, Cause::Declined, &detail, now, actions);
+            }
+            Message::Leave(leave) if leave.after_stop && self.may_leave_at_stop(connection) => {
+                self.members.leave_at_stop(&operator, &worker);
             }
             Message::Leave(leave) => {
                 self.members.leave(&operator, &worker);
@@ -259,6 +258,42 @@ impl Machine {
             }
             Message::Hello(_) => {}
         }
+    }
+}
+
+impl Machine {
+    fn reported(
+        &mut self,
+        connection: Connection,
+        (operator, worker): (&str, &str),
+        report: v1::BarrierReport,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(round) = self.rounds.iter_mut().find(|round| round.is(report.checkpoint, &report.round)) else {
+            // It stands still, and would for ever if it missed that the round was aborted.
+            let is_over = self.head.completed.iter().all(|completed| completed.id != report.checkpoint);
+            if report.stopped && is_over && self.head.coordinator_epoch == self.epoch {
+                let cause = "the round is over".to_owned();
+                let aborted = v1::CheckpointAborted { checkpoint: report.checkpoint, round: report.round, cause };
+                actions.push(Action::ToWorker(connection, ToWorker::Aborted(aborted)));
+            }
+            return;
+        };
+        if round.kind == Kind::Stop && !report.stopped {
+            let id = round.id.clone();
+            let detail = format!("worker {worker:?} does not stop at a barrier: its SDK is too old");
+            return self.abort(&id, Cause::Declined, &detail, now, actions);
+        }
+        round.worker_reported(operator, worker, report);
+    }
+
+    /// True if others have to stand still before a worker can leave without a rewind.
+    fn may_leave_at_stop(&self, connection: Connection) -> bool {
+        let is_it = |member: &&Member| member.connection == Some(connection);
+        let Some(member) = self.members.all().find(is_it) else { return false };
+        let holds = wanted::granted(&self.head, &member.operator, &member.join_id).next().is_some();
+        holds && !spec::keeps_positions(self.head.spec.as_ref())
     }
 }
 

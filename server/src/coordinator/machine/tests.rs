@@ -2,6 +2,7 @@ mod collect;
 mod external;
 mod moving;
 mod settings;
+mod stopping;
 mod uploads;
 mod world;
 

@@ -41,7 +41,7 @@ fn snapshot(start: u32) -> v1::SnapshotReport {
 
 fn barrier() -> v1::BarrierReport {
     let round = "r".into();
-    v1::BarrierReport { checkpoint: 7, round, coordinator_epoch: 6, generation: 5, state: None }
+    v1::BarrierReport { checkpoint: 7, round, coordinator_epoch: 6, generation: 5, ..Default::default() }
 }
 
 #[test]

@@ -161,6 +161,7 @@ impl World {
             coordinator_epoch: round.coordinator_epoch,
             generation: round.generation,
             state: None,
+            stopped: round.kind == Kind::Stop,
         };
         let message = v1::join_request::Message::Report(report);
         self.step(Event::Worker { connection: Connection(1), message });
