@@ -52,7 +52,11 @@ impl Session {
         if self.in_progress.values().any(|other| other.key == record.key) {
             return;
         }
-        if self.contains(self.shard(&key_bytes(record.key)), partition, offset) {
+        let Some(shard) = self.shard(&key_bytes(record.key)) else {
+            // Its shard does not stand yet; once it is leased to this worker, another session begins.
+            return;
+        };
+        if self.contains(shard, partition, offset) {
             self.positions.insert(partition, offset + 1);
             return self.advance(partition, offset + 1);
         }
@@ -62,9 +66,10 @@ impl Session {
         self.process(env, &record, None);
     }
 
-    fn shard(&self, key: &[u8]) -> usize {
+    /// The shard of a key; `None` if the worker does not hold it.
+    fn shard(&self, key: &[u8]) -> Option<usize> {
         let group = self.table.key_group(key, None);
-        group.and_then(|group| self.table.shard(group)).expect("records go to their holder")
+        group.and_then(|group| self.table.shard(group)).ok()
     }
 
     fn state(&self, name: &str) -> u32 {
@@ -78,7 +83,7 @@ impl Session {
     }
 
     fn at<'a>(&self, state: &str, key: &'a [u8]) -> At<'a> {
-        At { state: self.state(state), key, namespace: b"", shard: self.shard(key), key_group: None }
+        At { state: self.state(state), key, namespace: b"", shard: self.shard(key).expect("records of others are not taken"), key_group: None }
     }
 
     fn read_chain(&mut self, env: &mut Env, record: Record) {

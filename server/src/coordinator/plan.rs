@@ -47,7 +47,7 @@ pub struct Observed<'a> {
     pub ids_low: bool,
     /// What is cut at a stop.
     pub cuts: &'a [Cut],
-    /// True if no stop can be had: who joins a group takes the job back instead.
+    /// True if no stop can be had of workers that are there: who joins a group takes the job back instead.
     pub without_stops: bool,
 }
 
@@ -374,7 +374,12 @@ fn membership(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wish
             Some(_) => {}
         }
     }
-    let joined = cuts::joined(next, observed.members).filter(|_| observed.without_stops);
+    // Who is away cannot stop, and may never be back.
+    let is_away = |(operator, worker): &(&str, &str)| {
+        observed.members.get(operator, worker).is_none_or(|member| member.connection.is_none())
+    };
+    let goes_back = observed.without_stops || granted.keys().any(is_away);
+    let joined = cuts::joined(next, observed.members).filter(|_| goes_back);
     joined.map(|worker| format!("worker {worker:?} joined"))
 }
 

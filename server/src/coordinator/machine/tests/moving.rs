@@ -163,10 +163,10 @@ fn a_rewind_ends_a_move_where_it_is() {
     let mut world = world();
     leave(&mut world);
     let incarnation = first(&world).incarnation;
-    world.step(Event::Joined { connection: Connection(2), hello: join("second", "j2") });
+    world.step(Event::Joined { connection: Connection(2), hello: join("first", "j2") });
     let after = first(&world);
     assert_eq!((after.server.as_str(), after.handover), ("s", None));
-    assert!(after.incarnation > incarnation, "a worker that joins takes the job back");
+    assert!(after.incarnation > incarnation, "a worker that was started anew takes the job back");
     assert_eq!(refused(&world, 1).0, Reason::MoveAborted);
 }
 
