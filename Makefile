@@ -23,6 +23,7 @@ TARGET ?= packed_ops
 TIME ?= 60
 LENGTH ?= 1024
 CASES ?= 10000
+CUTS ?= 200
 # Which tenth of the matrices `make test` takes; each commit takes the next.
 MATRIX ?= $(or $(shell git rev-list --count HEAD 2>/dev/null),0)
 
@@ -66,7 +67,7 @@ test:
 
 # The state model under 10,000 random sequences per backend, and lists of 10 million elements. Uploads, compactions,
 # subsumed checkpoints and collections at maximum rate for 10 minutes. All cells of the matrices. Another engine over 50
-# courses of events per backend.
+# courses of events per backend. 200 losses of power.
 test-long: setup
 	$(BUILD)
 	FOREBAY_CASES=$(CASES) FOREBAY_ELEMENTS=10000000 \
@@ -76,6 +77,8 @@ test-long: setup
 	FOREBAY_MATRIX=all cargo test --release --locked -p forebay-integration-tests --test processes corruption::matrix
 	FOREBAY_MATRIX=all cargo test --release --locked -p forebay-integration-tests --test processes object_stores::matrix
 	FOREBAY_SEEDS=50 cargo test --release --locked -p forebay-integration-tests --test processes engines::flink
+	FOREBAY_CUTS=$(CUTS) cargo test --release --locked -p forebay-integration-tests --test processes \
+	    power::at_wal_sync_all -- --nocapture
 
 simulate:
 	deploy/setup.sh

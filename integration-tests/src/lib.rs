@@ -1,5 +1,6 @@
 //! What the tests are made of: real processes, an S3 server with faults, the flights workload and its oracle,
-//! the simulation, scenarios of the state model, fuzz targets, what benches share. The only place that sees server and client together.
+//! the simulation, a disk that loses what was not synced, scenarios of the state model, fuzz targets, what benches
+//! share. The only place that sees server and client together.
 
 pub mod bench;
 pub mod conformance;
@@ -7,6 +8,7 @@ pub mod flights;
 pub mod fuzz;
 pub mod harness;
 pub mod histories;
+pub mod lossy;
 pub mod matrix;
 pub mod orders;
 pub mod s3;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io::{self, Write as _},
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,17 +15,24 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
-    checkpoint::{store, stores::Stores},
+    checkpoint::{
+        local::{create_folder, sync_folder},
+        store,
+        stores::Stores,
+    },
     config::Config,
     coordinator::{marker, office::Office},
     grpc::{self, Served},
     lease::{Lease, wall_ms},
     shard::{Environment, Shards, open::Backends, snapshot::Uploads},
 };
+
+/// Where the kernel says which start of the machine this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +140,11 @@ async fn host_shards(
     })?;
     let cluster_id = cluster.id().to_owned();
     let (reports, outgoing) = mpsc::unbounded_channel();
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_else(|error| {
+        warn!(%error, "{BOOT_ID} cannot be read: shards of durability wal are lost with this process");
+        String::new()
+    });
+    let boot_id = boot_id.trim().to_owned();
     let shards = Shards::new(Environment {
         server: config.server.name.clone(),
         boot_id: boot_id.clone(),
@@ -171,7 +183,7 @@ async fn open_stores(config: &Config, data: &Path) -> anyhow::Result<Stores> {
     // What a process that died left there is nobody's.
     let scratch = data.join("scratch");
     fs::remove_dir_all(&scratch).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
+        io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
     })?;
     let stores = Stores::new(store, config.checkpoint.store.clone(), allowed, scratch);
@@ -199,7 +211,7 @@ fn data_dir(config: &Config, role: Role) -> anyhow::Result<DataDir> {
         Role::Dev | Role::Server => config.server.data_dir.clone(),
     };
     let unusable = || format!("cannot use server.data_dir {}: is it writable?", path.display());
-    fs::create_dir_all(&path).with_context(unusable)?;
+    std::path::absolute(&path).and_then(|path| create_folder(&path)).with_context(unusable)?;
     let path = path.canonicalize().with_context(unusable)?;
     let lock = File::create(path.join("lock")).with_context(unusable)?;
     match lock.try_lock() {
@@ -209,14 +221,21 @@ fn data_dir(config: &Config, role: Role) -> anyhow::Result<DataDir> {
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(unusable),
     }
-    let id_file = path.join("disk");
-    let id = match fs::read_to_string(&id_file) {
-        Ok(id) => id.trim().to_owned(),
-        Err(_) => {
-            let id = Uuid::new_v4().simple().to_string();
-            fs::write(&id_file, &id).with_context(unusable)?;
-            id
-        }
-    };
+    let id = disk_id(&path).with_context(unusable)?;
     Ok(DataDir { path, id, _lock: lock })
+}
+
+/// The id of a data directory: made once, and the same behind a loss of power.
+fn disk_id(data: &Path) -> io::Result<String> {
+    let path = data.join("disk");
+    let known = fs::read_to_string(&path).unwrap_or_default();
+    if let Ok(id) = Uuid::try_parse(known.trim()) {
+        return Ok(id.simple().to_string());
+    }
+    let id = Uuid::new_v4().simple().to_string();
+    let mut file = File::create(&path)?;
+    file.write_all(id.as_bytes())?;
+    file.sync_all()?;
+    sync_folder(data)?;
+    Ok(id)
 }

@@ -62,6 +62,14 @@ impl Forebay {
         self.process.has_ended()
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub async fn ended(&mut self) -> Exit {
+        self.process.ended().await
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub async fn terminate(&mut self) -> Exit {
         self.process.signal(Signal::TERM);

@@ -11,6 +11,7 @@ mod cluster;
 mod engine;
 mod forebay;
 mod job;
+mod mounts;
 mod process;
 mod proxy;
 mod setup;
@@ -28,6 +29,7 @@ pub use self::{
     engine::{Engine, KEY_GROUPS, Subtask, key_group},
     forebay::Forebay,
     job::{Job, JobBuilder, Key, append, get, list, put, reducing, value},
+    mounts::Mounts,
     process::{Exit, Process, binary},
     proxy::Proxy,
     setup::Setup,

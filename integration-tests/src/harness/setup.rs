@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use super::{
     Forebay,
+    mounts::Mounts,
     process::{Exit, Process, binary},
 };
 use crate::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
@@ -30,6 +31,7 @@ pub struct Setup {
     settings: Vec<(String, String)>,
     arguments: Vec<String>,
     env: Vec<(String, String)>,
+    mounts: Option<Mounts>,
 }
 
 impl Setup {
@@ -82,6 +84,7 @@ impl Setup {
             settings: Vec::new(),
             arguments: Vec::new(),
             env: Vec::new(),
+            mounts: None,
             home: Arc::new(home),
         }
     }
@@ -148,6 +151,13 @@ impl Setup {
             .env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
     }
 
+    /// Runs it where these mounts are.
+    #[must_use]
+    pub fn within(mut self, mounts: &Mounts) -> Self {
+        self.mounts = Some(mounts.clone());
+        self
+    }
+
     /// The folder that holds everything of it.
     pub fn home(&self) -> &Path {
         self.home.path()
@@ -191,7 +201,15 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(binary("forebay"));
+        let binary = binary("forebay");
+        let mut command = match &self.mounts {
+            Some(mounts) => {
+                let mut command = Command::from(mounts.enter());
+                command.arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
         command.env_clear().envs(std::env::vars().filter(|(name, _)| keep(name)));
         command.arg(self.role).arg("--listen").arg(&self.listen).arg("--data-dir").arg(&self.data_dir);
         command.arg("--checkpoint-dir").arg(&self.checkpoint_dir);

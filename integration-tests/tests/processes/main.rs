@@ -24,6 +24,7 @@ mod memory;
 mod moves;
 mod object_stores;
 mod positions;
+mod power;
 mod readback;
 mod redistribution;
 mod restores;

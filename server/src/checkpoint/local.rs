@@ -23,7 +23,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
-use self::files::{TempFile, create_folder, remove_empty_folders, sync_folder};
+use self::files::{TempFile, remove_empty_folders};
+pub use self::files::{create_folder, sync_folder};
 use super::objects::{Condition, Error, Object, ObjectStore, RESERVED, Result, Version, check_path};
 
 /// A directory as an object store. Clones share it.

@@ -48,7 +48,7 @@ pub enum Plan {
 ///
 /// `keeps_writes` is true if the backend's log survives the process, `synced` if it survives the
 /// machine. An incarnation that nobody has written to yet may always be made again; one that is
-/// established must be here and whole, or is lost.
+/// established must be here and whole, or is lost. Without a boot id nobody knows whether the machine was restarted.
 pub fn plan(
     local: Option<&Local>,
     wanted: &v1::ShardEntry,
@@ -70,7 +70,14 @@ pub fn plan(
     if !keeps_writes {
         return Plan::Lost("its backend has no log that survives the process".into());
     }
-    if local.boot_id != boot_id && !synced {
+    if synced {
+        return Plan::Open;
+    }
+    if boot_id.is_empty() {
+        let cause = "this system has no boot id, so the machine may have been restarted, and its log was not synced";
+        return Plan::Lost(format!("{cause} (durability: wal)"));
+    }
+    if local.boot_id != boot_id {
         return Plan::Lost("the machine was restarted and its log was not synced (durability: wal)".into());
     }
     Plan::Open
@@ -176,6 +183,26 @@ impl ShardDir {
         (head == expected).then(|| serde_json::from_str(body).ok()).flatten()
     }
 
+    /// Makes what stands here survive a loss of power: the files that the live backend was made of, which it does not
+    /// sync itself, and the folders that lead to it from `data`.
+    pub fn sync(&self, data: &Path) -> io::Result<()> {
+        let db = self.db();
+        for file in fs::read_dir(&db)? {
+            match fs::File::open(file?.path()) {
+                // The backend has deleted it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                file => file?.sync_all()?,
+            }
+        }
+        for folder in db.ancestors() {
+            fs::File::open(folder)?.sync_all()?;
+            if folder == data {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Records what the directory holds: call it only once the backend stands.
     pub fn write(&self, local: &Local) -> io::Result<()> {
         let body = serde_json::to_string(local)?;
@@ -254,6 +281,9 @@ mod tests {
         assert_eq!(plan(&local(), "other boot", true, true), Plan::Open);
         assert!(matches!(plan(&local(), "other boot", true, false), Plan::Lost(_)));
         assert!(matches!(plan(&local(), "b", false, false), Plan::Lost(_)));
+        let nameless = Local { boot_id: String::new(), ..local() };
+        assert!(matches!(plan(&nameless, "", true, false), Plan::Lost(_)), "it may be another boot");
+        assert_eq!(plan(&nameless, "", true, true), Plan::Open);
         for other in [
             Local { epoch: 1, ..local() },
             Local { incarnation: 2, ..local() },

@@ -77,7 +77,7 @@ pub(super) fn lock(root: &Path) -> IoResult<File> {
 }
 
 /// Creates a folder and those above it so that a power loss does not take them back.
-pub(super) fn create_folder(folder: &Path) -> IoResult<()> {
+pub fn create_folder(folder: &Path) -> IoResult<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -91,7 +91,7 @@ pub(super) fn create_folder(folder: &Path) -> IoResult<()> {
 }
 
 /// Makes the names in a folder survive a power loss.
-pub(super) fn sync_folder(folder: &Path) -> IoResult<()> {
+pub fn sync_folder(folder: &Path) -> IoResult<()> {
     File::open(folder)?.sync_all()
 }
 

@@ -45,14 +45,13 @@ impl Core {
     }
 
     pub(super) fn store(&mut self, writes: &Writes, asked: v1::Durability) -> Result<(), Refused> {
-        let logging = match self.logging(asked) {
-            Logging::Synced => {
-                self.unsynced = true;
-                Logging::Buffered
-            }
-            logging => logging,
+        let (logging, sync) = match self.logging(asked) {
+            Logging::Synced => (Logging::Buffered, true),
+            logging => (logging, false),
         };
         let result = self.backend.write(writes, logging);
+        // What was refused has left nothing to sync.
+        self.unsynced |= sync && result.is_ok();
         if let Err(error) = &result
             && matches!(error, storage::Error::Io { .. } | storage::Error::Corrupt { .. })
         {

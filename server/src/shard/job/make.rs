@@ -109,6 +109,7 @@ impl Job {
         let (db, scratch) = (dir.db(), dir.parts().join("joined"));
         let Brought { copies, clip, parts } = brought;
         let keeps_lanes = entry.handed_over().is_some();
+        let place = dir.clone();
         let opened = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&db).map_err(io)?;
             let backends = &environment.backends;
@@ -126,6 +127,9 @@ impl Job {
                 (Origin::Live, crate::storage::Error::Corrupt { .. }) => lost(&error),
                 _ => snapshot::Error::Storage(error).refused(),
             })?;
+            if synced && origin != Origin::Live {
+                place.sync(&environment.data).map_err(io)?;
+            }
             let core = Core::load(identity, rights, states, backend);
             if origin != Origin::Restored {
                 return core.map_err(|error| lost(&error));

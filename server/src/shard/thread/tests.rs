@@ -1,4 +1,4 @@
-//! Batches that share a sync of the log.
+//! Batches that share a sync of the log, and what becomes of them when a write fails.
 
 use std::sync::{Mutex, mpsc as blocking};
 
@@ -9,17 +9,22 @@ use super::*;
 use crate::{
     lease::boot_ms,
     shard::core::{Identity, Order},
-    storage::{Backend, Frozen as FrozenFiles, Logging, MemoryBackend, Read, Result, Table, TableId, Visitor, Writes},
+    storage::{
+        Backend, Error, Frozen as FrozenFiles, Logging, MemoryBackend, Read, Result, Table, TableId, Visitor, Writes,
+    },
 };
 
 const WRITERS: u64 = 10;
 
-/// A backend that waits before its first batch, and counts what is synced and what was answered by then.
+/// A backend that waits before its first batch, counts what is synced and what was answered by then, and fails once.
+#[derive(Default)]
 struct Counting {
     rows: MemoryBackend,
     begin: Mutex<Option<blocking::Receiver<()>>>,
     syncs: Arc<AtomicU64>,
     answered: Arc<AtomicU64>,
+    /// How the next write of that logging fails.
+    fault: Option<(Logging, Error)>,
 }
 
 impl Read for Counting {
@@ -40,6 +45,9 @@ impl Backend for Counting {
     fn write(&mut self, writes: &Writes, logging: Logging) -> Result<()> {
         if let Some(begin) = self.begin.lock().unwrap().take() {
             begin.recv().unwrap();
+        }
+        if let Some((_, error)) = self.fault.take_if(|(at, _)| *at == logging) {
+            return Err(error);
         }
         if logging == Logging::Synced {
             self.syncs.fetch_add(1, Ordering::SeqCst);
@@ -127,17 +135,34 @@ fn write() -> Batch {
 
 #[test]
 fn a_shard_that_keeps_no_positions_refuses_them() {
-    let backend = Counting {
-        rows: MemoryBackend::new(),
-        begin: Mutex::new(None),
-        syncs: Arc::default(),
-        answered: Arc::default(),
-    };
-    let mut core = core(backend, KeyGroupRange::new(0, 128).unwrap());
+    let mut core = core(Counting::default(), KeyGroupRange::new(0, 128).unwrap());
     let batch = Batch { positions: [("file".to_owned(), vec![1].into())].into(), ..write() };
     let refused = core.batch(&batch, Moment { wall_ms: 1, lease: true }).unwrap_err();
     assert_eq!(refused.reason, v1::ErrorReason::FieldInvalid);
     assert!(refused.message.contains("recovery is not shard"), "{}", refused.message);
+}
+
+fn failing(at: Logging, error: Error) -> Core {
+    core(Counting { fault: Some((at, error)), ..Counting::default() }, KeyGroupRange::new(0, 128).unwrap())
+}
+
+#[test]
+fn a_sync_that_fails_is_no_acknowledgement_and_the_shard_does_nothing_more() {
+    let error = Error::Io { path: "shard".into(), detail: "Input/output error".into() };
+    let mut core = failing(Logging::Synced, error);
+    let now = Moment { wall_ms: 1, lease: true };
+    assert_eq!(core.batch(&write(), now).unwrap_err().reason, Reason::Io);
+    assert!(core.failed().is_some_and(|cause| cause.contains("Input/output error")), "the process ends");
+    assert_eq!(core.batch(&write(), now).unwrap_err().reason, Reason::Io);
+}
+
+#[test]
+fn a_full_disk_refuses_a_batch_and_the_shard_goes_on() {
+    let mut core = failing(Logging::Buffered, Error::DiskFull { path: "shard".into() });
+    let now = Moment { wall_ms: 1, lease: true };
+    assert_eq!(core.batch(&write(), now).unwrap_err().reason, Reason::DiskFull);
+    assert_eq!((core.failed(), core.is_unsynced()), (None, false));
+    core.batch(&write(), now).unwrap();
 }
 
 #[tokio::test]
@@ -145,10 +170,10 @@ async fn batches_that_wait_together_are_synced_together_before_any_is_answered()
     let (syncs, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (begin, began) = blocking::channel();
     let backend = Counting {
-        rows: MemoryBackend::new(),
         begin: Mutex::new(Some(began)),
         syncs: syncs.clone(),
         answered: answered.clone(),
+        ..Counting::default()
     };
     let lease = Arc::new(Lease::default());
     lease.renew(boot_ms(), 60_000);

@@ -1,9 +1,33 @@
 //! How much log the databases of a process have that is not flushed: what a restore would have to replay.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
+
+use crate::storage::{Error, Result};
+
+/// Syncs the files of a database's logs, and their names.
+pub(super) fn sync(dir: &Path) -> Result<()> {
+    let synced = || -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                match File::open(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    log => log?.sync_all()?,
+                }
+            }
+        }
+        File::open(dir)?.sync_all()
+    };
+    synced().map_err(|error| Error::io(dir, "sync the logs of", &error))
+}
 
 /// The logs of all databases, as of the last freeze of each.
 #[derive(Debug, Default)]

@@ -202,7 +202,11 @@ impl Backend for RocksBackend {
             return Ok(());
         }
         self.fill(writes)?;
-        stall::write(&self.engine, &self.batch, &mut options, self.engine.shared.flush_bytes())
+        match stall::write(&self.engine, &self.batch, &mut options, self.engine.shared.flush_bytes()) {
+            // RocksDB does nothing more until there is room, nor does it sync; but what it was given is in its logs.
+            Err(Error::DiskFull { .. }) if writes.is_empty() => logs::sync(&self.engine.path),
+            written => written,
+        }
     }
 
     fn freeze(&mut self) -> Result<Box<dyn Frozen>> {

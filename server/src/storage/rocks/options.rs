@@ -59,7 +59,6 @@ pub struct RocksShared {
     cache: Cache,
     write_buffers: WriteBufferManager,
     env: Env,
-    files: SstFileManager,
     logs: Arc<Logs>,
     pub(super) idle: Idle,
 }
@@ -79,23 +78,11 @@ impl RocksShared {
         env.set_low_priority_background_threads(threads);
         // Flushes wait for the disk more than they work, and writers wait for them.
         env.set_high_priority_background_threads(threads);
-        let files = SstFileManager::new();
-        files.set_delete_rate_bytes_per_second(DELETION_RATE);
-        files.set_max_trash_db_ratio(DELETION_BACKLOG);
         // Write buffers are counted in the cache, so that what one of them does not use the other has.
         let cache = Cache::new_hyper_clock_cache(bytes(shares.block_cache + shares.write_buffers), 0);
         let (limit, wait) = (bytes(shares.write_buffers), true);
         let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(limit, wait, cache.clone());
-        Ok(Arc::new(Self {
-            settings,
-            shares,
-            cache,
-            write_buffers,
-            idle: Idle::default(),
-            env,
-            files,
-            logs: Arc::default(),
-        }))
+        Ok(Arc::new(Self { settings, shares, cache, write_buffers, idle: Idle::default(), env, logs: Arc::default() }))
     }
 
     /// Bytes in the block cache at present, write buffers among them.
@@ -135,7 +122,7 @@ impl RocksShared {
         options.create_if_missing(!exists);
         options.create_missing_column_families(true);
         options.set_env(&self.env);
-        options.set_sst_file_manager(&self.files);
+        options.set_sst_file_manager(&files());
         options.set_write_buffer_manager(&self.write_buffers);
         options.set_max_background_jobs(i32::from(self.settings.background_threads.max(1)) + 1);
         options.set_paranoid_checks(true);
@@ -238,6 +225,15 @@ impl RocksShared {
         blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
         blocks
     }
+}
+
+/// What deletes the files of one database, and ends its standstill behind a full disk. One for several would wait
+/// for as much room as the write buffers of all that it ever saw, at the place of the first of them.
+fn files() -> SstFileManager {
+    let files = SstFileManager::new();
+    files.set_delete_rate_bytes_per_second(DELETION_RATE);
+    files.set_max_trash_db_ratio(DELETION_BACKLOG);
+    files
 }
 
 fn compression(kind: Compression) -> DBCompressionType {
