@@ -2,6 +2,7 @@
 //! the simulation, scenarios of the state model, fuzz targets, what benches share. The only place that sees server and client together.
 
 pub mod bench;
+pub mod chaos;
 pub mod conformance;
 pub mod flights;
 pub mod fuzz;
