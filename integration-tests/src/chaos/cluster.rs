@@ -55,9 +55,18 @@ pub(super) struct Cluster {
     s3: S3Server,
     log: Log,
     rng: StdRng,
+    /// So far: pairs that have lost each other, coordinators that were struck.
     partitions: usize,
+    struck: usize,
     // Last: processes are gone before their hosts.
     network: Network,
+}
+
+/// What the leader tells.
+pub(super) struct Seen {
+    leader: usize,
+    pub(super) job: v1::JobInfo,
+    pub(super) status: v1::GetStatusResponse,
 }
 
 impl Cluster {
@@ -96,8 +105,19 @@ impl Cluster {
         s3.faults().add(Rule::new(Fault::DropBefore).when(half));
         s3.faults().add(Rule::new(Fault::DropAfter).when(one));
         s3.faults().add(Rule::new(Fault::StallAfter(STORE_STALL)).when(one));
-        let mut cluster =
-            Self { plan, seed, coordinators, servers, workers: Vec::new(), s3, log, rng, partitions: 0, network };
+        let mut cluster = Self {
+            plan,
+            seed,
+            coordinators,
+            servers,
+            workers: Vec::new(),
+            s3,
+            log,
+            rng,
+            partitions: 0,
+            struck: 0,
+            network,
+        };
         cluster.workers = (0..WORKERS).map(|index| Some(cluster.worker(index))).collect();
         Ok(cluster)
     }
@@ -168,7 +188,7 @@ impl Cluster {
 
     /// Compares what the accounts hold together at two completed checkpoints, and returns how often that could be done.
     async fn compare(&self) -> Result<u64> {
-        let (job, _) = self.seen().await;
+        let Seen { job, .. } = self.seen().await;
         let newest = self.coordinators.iter().map(Forebay::api);
         let mut completed = Vec::new();
         for api in newest {
@@ -187,13 +207,13 @@ impl Cluster {
     async fn strike(&mut self, kind: Kind) -> Result<String> {
         Ok(match kind {
             Kind::Kill => {
-                let victim = self.victim();
+                let victim = self.victim().await;
                 let away = Duration::from_millis(self.rng.random_range(0..1500));
                 self.kill(victim, away).await;
                 format!("{victim:?} killed")
             }
             Kind::Pause => {
-                let victim = self.victim();
+                let victim = self.victim().await;
                 let still = LEASE.mul_f64(self.rng.random_range(0.5..1.6));
                 self.signal(victim, Signal::STOP);
                 tokio::time::sleep(still).await;
@@ -212,10 +232,15 @@ impl Cluster {
         })
     }
 
-    fn victim(&mut self) -> Victim {
+    async fn victim(&mut self) -> Victim {
         let index = self.rng.random_range(0..WORKERS);
         match self.rng.random_range(0..3) {
-            0 => Victim::Coordinator(index % COORDINATORS),
+            0 => {
+                // The one that leads, then the other one, and so on.
+                let Seen { leader, .. } = self.seen().await;
+                self.struck += 1;
+                Victim::Coordinator((leader + self.struck + 1) % COORDINATORS)
+            }
             1 => Victim::Server(index % SERVERS),
             // The last one may have left.
             _ if self.workers[index].is_none() => Victim::Worker(0),
@@ -276,7 +301,7 @@ impl Cluster {
 
     /// Asks whoever leads for a shard to go to another server.
     async fn begin_move(&mut self) -> JoinHandle<()> {
-        let (job, _) = self.seen().await;
+        let Seen { job, .. } = self.seen().await;
         let entries: Vec<_> = job.shards.into_iter().filter_map(|shard| shard.entry).collect();
         let entry = entries[self.rng.random_range(0..entries.len())].clone();
         let others: Vec<_> =
@@ -314,11 +339,12 @@ impl Cluster {
     }
 
     /// The job and the cluster, as the leader sees them.
-    pub(super) async fn seen(&self) -> (v1::JobInfo, v1::GetStatusResponse) {
+    pub(super) async fn seen(&self) -> Seen {
         eventually("one coordinator leads", || async {
-            for api in self.coordinators.iter().map(Forebay::api) {
+            for (leader, coordinator) in self.coordinators.iter().enumerate() {
+                let api = coordinator.api();
                 if let (Ok(job), Ok(status)) = (api.describe(JOB).await, api.status().await) {
-                    return Some((job, status));
+                    return Some(Seen { leader, job, status });
                 }
             }
             None

@@ -19,7 +19,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use forebay_proto::v1;
 
-use self::{cluster::Cluster, network::Network};
+use self::{
+    cluster::{Cluster, Seen},
+    network::Network,
+};
 use crate::harness::namespace;
 
 const COORDINATORS: usize = 2;
@@ -159,7 +162,7 @@ async fn on(network: Network, seed: u64, plan: Plan, faults: Faults) -> Result<D
     let mut cluster = Cluster::start(network, seed, plan).await?;
     let compared = cluster.suffer(faults).await?;
     cluster.is_exact().await?;
-    let (job, status) = cluster.seen().await;
+    let Seen { job, status, .. } = cluster.seen().await;
     let entries = job.shards.iter().filter_map(|shard| shard.entry.as_ref());
     if plan.recovery == v1::Recovery::Shard {
         ensure!(job.rewinds == 0, "{} rewinds", job.rewinds);
