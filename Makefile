@@ -17,7 +17,7 @@ S3 ?= 0
 SEEDS ?= 1000
 FIRST ?= 0
 ROUNDS ?= 50
-CLUSTERS ?= 5
+CLUSTERS ?= 8
 RUNS ?= 5
 TARGET ?= packed_ops
 TIME ?= 60
@@ -86,7 +86,8 @@ simulate:
 
 chaos: setup
 	$(BUILD)
-	$(CARGO_TARGET_DIR)/release/chaos --rounds $(ROUNDS) --clusters $(CLUSTERS)
+	$(CARGO_TARGET_DIR)/release/chaos --rounds $(ROUNDS) --clusters $(CLUSTERS) --first $(FIRST) \
+	    --record docs/reliability/README.md
 
 bench:
 	deploy/setup.sh tests

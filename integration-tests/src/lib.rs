@@ -3,6 +3,7 @@
 //! share. The only place that sees server and client together.
 
 pub mod bench;
+pub mod chaos;
 pub mod conformance;
 pub mod flights;
 pub mod fuzz;

@@ -1,5 +1,7 @@
 //! One process of the binary `forebay`, which may die and come back.
 
+use std::net::SocketAddr;
+
 use rustix::process::Signal;
 
 use super::{
@@ -14,7 +16,7 @@ pub struct Forebay {
     // First: it shows what is in the setup's folder when it is dropped.
     process: Process,
     setup: Setup,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Forebay {
@@ -23,8 +25,8 @@ impl Forebay {
         Setup::dev().start().await
     }
 
-    pub(super) fn started(setup: Setup, process: Process, port: u16) -> Self {
-        Self { setup, process, port }
+    pub(super) fn started(setup: Setup, process: Process, address: SocketAddr) -> Self {
+        Self { setup, process, address }
     }
 
     /// How it was started.
@@ -39,12 +41,17 @@ impl Forebay {
 
     /// Where it serves, such as `http://127.0.0.1:7400`.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Its port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 
     /// Clients to it.
@@ -97,7 +104,7 @@ impl Forebay {
 
     /// The same, where it may refuse to start.
     pub async fn try_restart(&mut self) -> Result<(), Exit> {
-        (self.process, self.port) = self.setup.run().await?;
+        (self.process, self.address) = self.setup.run().await?;
         Ok(())
     }
 

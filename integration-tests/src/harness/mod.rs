@@ -2,7 +2,7 @@
 //!
 //! [`Forebay`] is one process of the binary `forebay`, [`Cluster`] several; [`Api`], [`Stream`] and
 //! [`Worker`] are clients that send exactly what a test says, with none of the SDK's retries or caches;
-//! [`Proxy`] breaks connections. Nothing here decides whether an answer is right.
+//! [`Proxy`] breaks connections, a [`Namespace`] loses packets. Nothing here decides whether an answer is right.
 //!
 //! Invariant: a wait has a deadline, and what a process said is shown when one is missed.
 
@@ -12,6 +12,7 @@ mod engine;
 mod forebay;
 mod job;
 mod mounts;
+pub mod namespace;
 mod process;
 mod proxy;
 mod setup;
@@ -30,6 +31,7 @@ pub use self::{
     forebay::Forebay,
     job::{Job, JobBuilder, Key, append, get, list, put, reducing, value},
     mounts::Mounts,
+    namespace::Namespace,
     process::{Exit, Process, binary},
     proxy::Proxy,
     setup::Setup,

@@ -1,6 +1,7 @@
 //! How a process of the binary `forebay` is started.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use super::{
-    Forebay,
+    Forebay, Namespace,
     mounts::Mounts,
     process::{Exit, Process, binary},
 };
@@ -25,6 +26,7 @@ pub struct Setup {
     pub(super) name: String,
     role: &'static str,
     listen: String,
+    host: Option<Arc<Namespace>>,
     data_dir: PathBuf,
     checkpoint_dir: String,
     config: Option<PathBuf>,
@@ -52,6 +54,7 @@ impl Setup {
             home: of.home.clone(),
             name: name.to_owned(),
             role: "server",
+            host: None,
             data_dir: of.home.path().join(name),
             ..of.clone()
         };
@@ -66,6 +69,7 @@ impl Setup {
             home: of.home.clone(),
             name: name.to_owned(),
             role: "coordinator",
+            host: None,
             data_dir: of.home.path().join(name),
             ..of.clone()
         };
@@ -78,6 +82,7 @@ impl Setup {
             name: name.to_owned(),
             role,
             listen: "127.0.0.1:0".into(),
+            host: None,
             data_dir: home.path().join("data"),
             checkpoint_dir: home.path().join("checkpoints").display().to_string(),
             config: None,
@@ -101,6 +106,13 @@ impl Setup {
     pub fn listen(mut self, address: &str) -> Self {
         address.clone_into(&mut self.listen);
         self
+    }
+
+    /// Starts it on a host of its own.
+    #[must_use]
+    pub fn on(mut self, host: &Arc<Namespace>) -> Self {
+        self.host = Some(host.clone());
+        self.listen(&host.address().to_string())
     }
 
     /// Sets where shards keep their files.
@@ -178,8 +190,9 @@ impl Setup {
     /// # Panics
     /// If it does not.
     pub async fn start(self) -> Forebay {
-        let (process, port) = self.run().await.unwrap_or_else(|exit| panic!("{} did not start: {exit:#?}", self.name));
-        Forebay::started(self.listen(&format!("127.0.0.1:{port}")), process, port)
+        let (process, address) =
+            self.run().await.unwrap_or_else(|exit| panic!("{} did not start: {exit:#?}", self.name));
+        Forebay::started(self.listen(&address.to_string()), process, address)
     }
 
     /// Starts it and waits until it has ended by itself.
@@ -193,22 +206,22 @@ impl Setup {
         }
     }
 
-    pub(super) async fn run(&self) -> Result<(Process, u16), Exit> {
+    pub(super) async fn run(&self) -> Result<(Process, SocketAddr), Exit> {
         let mut process = Process::start(self.command(), self.home.path(), &self.name);
         let address = process.says(LISTENING).await?;
-        let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address ends with a port");
-        Ok((process, port))
+        Ok((process, address.parse().expect("it says an address")))
     }
 
     fn command(&self) -> Command {
         let binary = binary("forebay");
-        let mut command = match &self.mounts {
-            Some(mounts) => {
+        let mut command = match (&self.mounts, &self.host) {
+            (Some(mounts), _) => {
                 let mut command = Command::from(mounts.enter());
                 command.arg(binary);
                 command
             }
-            None => Command::new(binary),
+            (None, Some(host)) => host.command(&binary).into(),
+            (None, None) => Command::new(binary),
         };
         command.env_clear().envs(std::env::vars().filter(|(name, _)| keep(name)));
         command.arg(self.role).arg("--listen").arg(&self.listen).arg("--data-dir").arg(&self.data_dir);

@@ -49,17 +49,21 @@ impl S3Server {
 
     /// Starts a server at an address.
     pub async fn start_at(address: SocketAddr, bucket: &str) -> std::io::Result<Self> {
-        Self::listen(address, bucket, true).await
+        Self::listen(TcpListener::bind(address).await?, bucket, true)
+    }
+
+    /// Starts a server on a socket that listens already.
+    pub fn start_on(listener: std::net::TcpListener, bucket: &str) -> std::io::Result<Self> {
+        Self::listen(TcpListener::from_std(listener)?, bucket, true)
     }
 
     /// Starts a server that anybody may call, as Google's XML API is called: that is S3's, but for the conditions,
     /// which are of generations.
     pub async fn start_as_google(bucket: &str) -> std::io::Result<Self> {
-        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), bucket, false).await
+        Self::listen(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?, bucket, false)
     }
 
-    async fn listen(address: SocketAddr, bucket: &str, signed: bool) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+    fn listen(listener: TcpListener, bucket: &str, signed: bool) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let service = Arc::new(Service::new(signed));
         service.buckets.create(bucket);

@@ -83,7 +83,13 @@ impl Session {
     }
 
     fn at<'a>(&self, state: &str, key: &'a [u8]) -> At<'a> {
-        At { state: self.state(state), key, namespace: b"", shard: self.shard(key).expect("records of others are not taken"), key_group: None }
+        At {
+            state: self.state(state),
+            key,
+            namespace: b"",
+            shard: self.shard(key).expect("records of others are not taken"),
+            key_group: None,
+        }
     }
 
     fn read_chain(&mut self, env: &mut Env, record: Record) {

@@ -1,11 +1,12 @@
-//! The sample worker of `recovery: shard` ([`partitions`](../../../client/rust/examples/partitions.rs)) as a workload:
+//! The sample worker of `recovery: shard` ([`partitions`](../../client/rust/examples/partitions.rs)) as a workload:
 //! a log of partitions that grows, and what must be in the state at the end: every line once, in order.
-
-pub mod chaos;
 
 use std::{fmt::Write as _, fs::OpenOptions, io::Write as _, path::Path, time::Duration};
 
-use forebay_proto::v1;
+use forebay_proto::{
+    codec::{Codec as _, I64},
+    v1,
+};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -14,9 +15,9 @@ use crate::harness::{Api, JobBuilder, Process, binary, eventually};
 /// Partitions of the log: key groups and shards of the job.
 pub const PARTITIONS: u32 = 8;
 /// Customers of a partition.
-const CUSTOMERS: u64 = 7;
+pub const CUSTOMERS: u64 = 7;
 /// Name of the job.
-const JOB: &str = "orders";
+pub const JOB: &str = "orders";
 
 /// A log of partitions, a customer a line.
 #[derive(Debug)]
@@ -73,27 +74,49 @@ impl Log {
         Process::start(command, self.path(), id)
     }
 
+    /// Lines of each partition.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
     /// Waits until every line of every partition is counted, and checks that it was once and in order.
     ///
     /// # Panics
     /// If it was not.
     pub async fn is_exact(&self, servers: &[Api]) {
         reaches(servers, self.total()).await;
+        self.check(servers).await.unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+
+    /// Checks that every line of every partition is counted, once and in order, and tells what is wrong.
+    pub async fn check(&self, servers: &[Api]) -> Result<(), String> {
         let mut seen = vec![Vec::new(); (u64::from(PARTITIONS) * CUSTOMERS) as usize];
         for row in rows(servers, "orders").await {
-            let customer = String::from_utf8_lossy(&row.key.unwrap_or_default().raw).into_owned();
-            let number = customer.strip_prefix("customer-").and_then(|number| number.parse::<u64>().ok());
-            let line = row.value.unwrap_or_default().raw[..].try_into().map(u64::from_be_bytes);
-            let (Some(number), Ok(line)) = (number, line) else { panic!("a strange row of {customer:?}") };
-            seen[(u64::from(row.key_group) * CUSTOMERS + number) as usize].push(line);
+            let customer = customer(&row)?;
+            let line = row.value.unwrap_or_default().raw[..].try_into().map_err(|_| "an order is no line")?;
+            seen[(u64::from(row.key_group) * CUSTOMERS + customer) as usize].push(u64::from_be_bytes(line));
         }
         for (index, lines) in (0..).zip(seen) {
             let customer = index % CUSTOMERS;
             let expected: Vec<_> = (1..=self.lines).filter(|line| line % CUSTOMERS == customer).collect();
-            assert!(lines == expected, "customer {customer} of partition {} has other lines", index / CUSTOMERS);
+            if lines != expected {
+                let (partition, first) = (index / CUSTOMERS, lines.iter().zip(&expected).position(|(a, b)| a != b));
+                let (found, wanted) = (lines.len(), expected.len());
+                return Err(format!(
+                    "customer {customer} of partition {partition}: {found} lines instead of {wanted}, wrong from {first:?} on"
+                ));
+            }
         }
-        assert_eq!(counted(servers).await, self.total());
+        let counted = counted(servers).await;
+        if counted == self.total() { Ok(()) } else { Err(format!("{counted} lines counted of {}", self.total())) }
     }
+}
+
+/// The number of a row's customer.
+pub fn customer(row: &v1::ScanRow) -> Result<u64, String> {
+    let key = row.key.as_ref().map_or(&b""[..], |key| &key.raw);
+    let number = str::from_utf8(key).ok().and_then(|key| key.strip_prefix("customer-")?.parse().ok());
+    number.filter(|number| *number < CUSTOMERS).ok_or_else(|| format!("a row of the strange key {key:?}"))
 }
 
 /// The job, with a lease short enough for a test to see it run out.
@@ -112,9 +135,7 @@ pub fn job(lease: Duration, backend: v1::Backend) -> v1::JobSpec {
 /// Lines that are in the shards, over all partitions.
 pub async fn counted(servers: &[Api]) -> u64 {
     let rows = rows(servers, "counts").await;
-    let count = |row: v1::ScanRow| row.value.unwrap_or_default().raw[..].try_into().map(u64::from_be_bytes);
-    // Signed numbers are stored in their order: the sign is turned round.
-    rows.into_iter().filter_map(|row| count(row).ok()).map(|count| count ^ (1 << 63)).sum()
+    rows.into_iter().filter_map(|row| I64::decode(&row.value?.raw).ok()).map(i64::cast_unsigned).sum()
 }
 
 /// Waits until so many lines are in the shards.
@@ -124,7 +145,7 @@ pub async fn reaches(servers: &[Api], lines: u64) {
 }
 
 /// The rows of a state. Each server has those of its own shards.
-async fn rows(servers: &[Api], state: &str) -> Vec<v1::ScanRow> {
+pub async fn rows(servers: &[Api], state: &str) -> Vec<v1::ScanRow> {
     let mut rows = Vec::new();
     for server in servers {
         rows.extend(server.scan(JOB, "count", state).await.unwrap_or_default());
