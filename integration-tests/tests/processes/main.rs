@@ -10,6 +10,7 @@ mod coordinators;
 mod corruption;
 #[cfg(feature = "rocksdb")]
 mod counting;
+mod cuts;
 mod debug;
 mod demo;
 mod engines;

@@ -67,20 +67,20 @@ fn holding(split: &[&'static str], union: &'static str, broadcast: &'static str)
 async fn another_number_of_workers_is_given_its_shares_as_flink_would() {
     let forebay = Forebay::dev().await;
     let api = forebay.api();
-    let spec = JobBuilder::leased("job", 4).in_memory().build();
-    api.create(spec).await.unwrap();
+    let spec = JobBuilder::leased("job", 4).in_memory();
+    let spec = spec.with(|spec| spec.checkpoints.get_or_insert_default().retained = 50);
+    api.create(spec.build()).await.unwrap();
     let stop = CancellationToken::new();
     let first = Holder::join(&forebay, "a", holding(&["1", "2", "3"], "p", "x"), &stop).await;
     let second = Holder::join(&forebay, "b", holding(&["4", "5"], "q", "y"), &stop).await;
-    // A worker that joins makes the others begin anew; a checkpoint that meets this is aborted.
-    let checkpoint = eventually("both workers are in a checkpoint", || async {
+    // A worker that joins has the others stop at a checkpoint of their own.
+    let (id, checkpoint) = eventually("both workers are in a checkpoint", || async {
         let checkpoint = api.checkpoint("job").await.ok()?.id;
         let workers = api.manifest("job", checkpoint).await.ok()?.workers;
-        (workers.len() == 2).then_some(workers)
+        (workers.len() == 2).then_some((checkpoint, workers))
     })
     .await;
-    let new = |given: &Holder| given.given.lock().unwrap().clone().is_some_and(|given| !given.restored);
-    assert!(new(&first) && new(&second), "nothing was there to begin with");
+    assert_eq!(api.describe("job").await.unwrap().generation, 1, "nothing went back");
     stop.cancel();
     for holder in [first, second] {
         holder.task.await.unwrap().leave().await.unwrap();
@@ -100,6 +100,14 @@ async fn another_number_of_workers_is_given_its_shares_as_flink_would() {
         for name in &["c", "d", "e"][..workers] {
             holders.push(Holder::join(&forebay, name, WorkerState::new(), &stop).await);
         }
+        eventually("all hold shards", || async {
+            let held = |holder: &Holder| holder.given.lock().unwrap().is_some();
+            holders.iter().all(held).then_some(())
+        })
+        .await;
+        // What they have handed over since they are there is nothing.
+        let restore = v1::RestoreJobRequest { job: "job".into(), checkpoint: id, ..Default::default() };
+        api.coordinator().restore_job(restore).await.unwrap();
         let (base, more) = (5 / workers, 5 % workers);
         let cut = |index: usize| {
             let start = index * base + index.min(more);
