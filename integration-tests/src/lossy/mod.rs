@@ -111,7 +111,7 @@ mod tests {
         let before = boot_id();
         run(&machine, "mkdir folder && echo one > folder/log && sync folder/log folder . && ln folder/log link");
         run(&machine, "echo two >> folder/log && echo three > folder/new && sync folder/new && mv folder/log renamed");
-        assert_eq!(run(&machine, "ls -x && cat renamed link"), "folder  link  renamed\none\ntwo\none\ntwo\n");
+        assert_eq!(run(&machine, "ls | xargs && cat renamed link"), "folder link renamed\none\ntwo\none\ntwo\n");
         machine.cut_power(Left::Nothing);
         assert_eq!(run(&machine, "find . -type f | xargs cat"), "one\n");
         assert_ne!(boot_id(), before);
