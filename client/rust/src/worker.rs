@@ -288,6 +288,8 @@ impl Worker {
         loop {
             self.boundary(&state).await?;
             if self.shared.inbox(|inbox| inbox.has_left()) {
+                // What it leaves behind is complete, and its hooks may have yet to hear of it.
+                self.boundary(&state).await?;
                 self.session = None;
                 return Ok(self.shared.inbox(|inbox| inbox.last_completed()));
             }

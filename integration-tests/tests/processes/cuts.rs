@@ -155,6 +155,7 @@ async fn what_cannot_be_cut_is_told() {
     let forebay = Forebay::dev().await;
     let api = forebay.api();
     api.create(job().build()).await.unwrap();
+    api.serving("job").await;
     let cases = [
         (split(&api, 0, 64, &[]).await, ErrorReason::FieldInvalid, "cannot be split at []"),
         (split(&api, 0, 64, &[64]).await, ErrorReason::FieldInvalid, "cannot be split at [64]"),

@@ -164,7 +164,8 @@ async fn at_wal_a_loss_of_power_is_noticed_and_the_job_goes_back_to_its_last_com
         // Though all of it may be there: nobody knows.
         let by_boot_id = said.contains("the machine was restarted and its log was not synced");
         assert_eq!(by_boot_id, left == Left::Everything, "{said}");
-        assert_eq!((job.info.restored_checkpoint, sound_checkpoint(&api).await), (last.id, last.id));
+        let entry = job.info.shards[0].entry.as_ref().unwrap();
+        assert_eq!((entry.restored_from, sound_checkpoint(&api).await), (last.id, last.id));
         for (key, expected) in &expected {
             assert_eq!(&job.stored(&api, "all", key).await, expected, "{key}");
         }

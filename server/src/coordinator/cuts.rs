@@ -79,6 +79,13 @@ pub fn joined(head: &v1::JobHead, members: &Members) -> Option<String> {
     waits.map(|member| member.worker.clone())
 }
 
+/// True if others stop for a worker that joins. A worker behind several others waits for the barriers of all of them, and
+/// one that joins sends none yet: there the job goes back.
+pub fn stops_for_joins(head: &v1::JobHead) -> bool {
+    let operators = || head.spec.iter().flat_map(|spec| &spec.operators);
+    !operators().any(|operator| operator.source) || operators().all(|operator| operator.source)
+}
+
 /// Changes leases and ranges in the write that commits a stop; true if there is one.
 pub fn commit(next: &mut v1::JobHead, observed: &Observed<'_>) -> bool {
     let stops = |round: &&Round| round.kind == Kind::Stop && round.stored.is_some();

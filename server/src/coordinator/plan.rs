@@ -378,7 +378,7 @@ fn membership(next: &mut v1::JobHead, observed: &Observed<'_>, wishes: &mut Wish
     let is_away = |(operator, worker): &(&str, &str)| {
         observed.members.get(operator, worker).is_none_or(|member| member.connection.is_none())
     };
-    let goes_back = observed.without_stops || granted.keys().any(is_away);
+    let goes_back = observed.without_stops || !cuts::stops_for_joins(next) || granted.keys().any(is_away);
     let joined = cuts::joined(next, observed.members).filter(|_| goes_back);
     joined.map(|worker| format!("worker {worker:?} joined"))
 }

@@ -272,7 +272,10 @@ impl Machine {
             let mut leaving = self.members.all().filter(|member| member.leaving && member.connection.is_some());
             leaving.any(|it| wanted::granted(&self.head, &it.operator, &it.join_id).next().is_some())
         };
-        let joins = || !self.stopping.is_given_up() && cuts::joined(&self.head, &self.members).is_some();
+        let joins = || {
+            let stops = !self.stopping.is_given_up() && cuts::stops_for_joins(&self.head);
+            stops && cuts::joined(&self.head, &self.members).is_some()
+        };
         now.mono_ms >= self.stopping.rest_until_ms
             && !self.is_moving()
             && (self.stopping.cuts.iter().any(|it| it.step == Step::Ready) || leaves() || joins())
