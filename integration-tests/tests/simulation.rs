@@ -117,6 +117,11 @@ mod seeded {
     }
 
     #[test]
+    fn leases_that_change_at_a_stop_without_its_checkpoint_are_found() {
+        is_found(Bug::StopForgetsItsCheckpoint);
+    }
+
+    #[test]
     fn a_partial_rewind_is_found() {
         is_found(Bug::PartialRewind);
     }
