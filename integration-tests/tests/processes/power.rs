@@ -11,10 +11,10 @@ use std::{
 };
 
 use forebay_integration_tests::{
-    harness::{Api, Job, JobBuilder, Setup, Stream, list, raw, reason},
+    harness::{Api, Job, JobBuilder, Setup, list, raw},
     lossy::{Left, Machine},
 };
-use forebay_proto::v1::{self, ErrorReason};
+use forebay_proto::v1;
 use rand::Rng as _;
 
 use self::writers::{List, Writers};
@@ -144,7 +144,6 @@ async fn at_wal_a_loss_of_power_is_noticed_and_the_job_goes_back_to_its_last_com
     let mut writers = Writers::new();
     let mut expected = BTreeMap::new();
     for left in [Left::Nothing, Left::Everything] {
-        let before = job.info.clone();
         let incarnation = job.routes[0].incarnation;
         let at_work = writers.start(&api, &job);
         some_time().await;
@@ -173,8 +172,6 @@ async fn at_wal_a_loss_of_power_is_noticed_and_the_job_goes_back_to_its_last_com
             let length = length(&api, &job, list).await;
             assert!(length > 0 && length < list.acknowledged, "{length} of {list:?}: it says nothing");
         }
-        // Who had a lane is told.
-        assert_eq!(told(&api, &before, &job.routes[0]).await, ErrorReason::Rewound);
         writers.rewound();
     }
 }
@@ -185,16 +182,6 @@ async fn committed(api: &Api, job: &Job, key: &str) -> Vec<String> {
     let request = v1::GetRequest { address: Some(job.at("all", key)), view, ..Default::default() };
     let found = api.state().get(request).await.unwrap().into_inner();
     found.items.into_iter().map(|item| String::from_utf8(item.raw.to_vec()).unwrap()).collect()
-}
-
-/// What a client is told that knows the job as it was before.
-async fn told(api: &Api, before: &v1::JobInfo, route: &v1::Route) -> ErrorReason {
-    let mut stream = match Stream::open(api, before).await {
-        Ok(stream) => stream,
-        Err(status) => return reason(&status),
-    };
-    let open = v1::OpenLane { operator: "op".into(), start: route.start, end: route.end, ..Default::default() };
-    stream.open_lane(open).await.unwrap().unwrap_err().reason()
 }
 
 #[tokio::test(flavor = "multi_thread")]
