@@ -126,6 +126,8 @@ struct Partition {
     group: u32,
     source: Source<U64>,
     lines: BufReader<File>,
+    /// What there is of the next line.
+    part: String,
     /// Number of the line that was read last, from 1.
     line: u64,
 }
@@ -137,7 +139,7 @@ impl Partition {
         let lines = BufReader::new(File::open(&path).with_context(|| path.display().to_string())?);
         let source = assigned.source_in::<U64>(group, &format!("partition-{group}"))?;
         let contained = source.position().unwrap_or(0);
-        let mut partition = Self { group, source, lines, line: 0 };
+        let mut partition = Self { group, source, lines, part: String::new(), line: 0 };
         while partition.line < contained {
             partition.next()?.with_context(|| format!("{} is shorter than it was", path.display()))?;
         }
@@ -145,13 +147,11 @@ impl Partition {
     }
 
     fn next(&mut self) -> Result<Option<String>> {
-        let mut line = String::new();
-        let read = self.lines.read_line(&mut line)?;
-        let customer = line.trim_end();
-        if read == 0 || customer.is_empty() {
-            return Ok(None);
-        }
+        self.lines.read_line(&mut self.part)?;
+        // The log grows meanwhile: half a line is none yet.
+        let Some(customer) = self.part.strip_suffix('\n').map(str::to_owned) else { return Ok(None) };
+        self.part.clear();
         self.line += 1;
-        Ok(Some(customer.to_owned()))
+        Ok(Some(customer))
     }
 }

@@ -77,7 +77,8 @@ impl Assigned {
         self.checkpoint().is_some()
     }
 
-    /// Returns the job's generation.
+    /// Returns the job's generation. It stays where shards are leased anew without a rewind (at a stop); together with
+    /// [`checkpoint`](Self::checkpoint) it is another one after each, such as for what connects workers to those behind.
     pub fn generation(&self) -> u64 {
         self.assignment.generation
     }

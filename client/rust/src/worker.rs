@@ -1,8 +1,8 @@
 //! A worker: a process that reads a source and keeps its state in Forebay, exactly once.
 //!
-//! The worker's loop is the user's own. It calls [`Worker::assigned`] once per generation and
-//! [`Worker::boundary`] between two records; an [`Error::Rewound`] from anywhere leads back to
-//! [`Worker::assigned`]. Invariant: worker state is asked for only while no record is in progress, and
+//! The worker's loop is the user's own. It calls [`Worker::assigned`] at first and [`Worker::boundary`] between two
+//! records; an [`Error::Rewound`] from anywhere leads back to [`Worker::assigned`]: the job went back, or the worker's
+//! share of the shards changed. Invariant: worker state is asked for only while no record is in progress, and
 //! reported only after every shard has accepted the barrier behind everything before it.
 
 mod builder;

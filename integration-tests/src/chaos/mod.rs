@@ -29,8 +29,8 @@ const COORDINATORS: usize = 2;
 const SERVERS: usize = 3;
 const WORKERS: usize = 3;
 /// Fewer lines a second than this, over a whole run, are a failure: that a cluster is exact because it stands still
-/// proves nothing. Less than a quarter of what a bank under `recovery: job` has
-/// shown (3,642) on two cores that others used as well.
+/// proves nothing. Less than a quarter of what a bank under `recovery: job` has shown (3,642) on two cores that others used
+/// as well.
 const LINES_PER_SECOND_MIN: f64 = 800.0;
 
 /// What the workers do.

@@ -6,13 +6,14 @@ use std::{
     os::fd::AsRawFd as _,
     process::Command,
     sync::{Arc, Mutex, PoisonError},
-    thread,
 };
 
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
+use rustix::{
+    mount::{MountPropagationFlags, mount_change},
+    thread::UnshareFlags,
 };
+
+use super::namespace::{on_thread, own};
 
 /// A mount namespace. Clones share it, also when it is replaced.
 #[derive(Debug, Clone)]
@@ -51,12 +52,10 @@ impl Mounts {
 
 /// A namespace with the mounts that `make` makes. They are made by a thread of its own, for it leaves that of the others.
 fn namespace(make: impl FnOnce() -> io::Result<()> + Send) -> io::Result<File> {
-    let made = move || {
-        let none = None::<&str>;
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
+    on_thread(|| {
+        own(UnshareFlags::NEWNS)?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         make()?;
         File::open("/proc/thread-self/ns/mnt")
-    };
-    thread::scope(|scope| scope.spawn(made).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }

@@ -39,7 +39,7 @@ pub fn try_out() -> io::Result<()> {
 
 /// Gives the calling thread a namespace of its own, with a bridge for hosts. If it fails the thread is good for nothing.
 pub fn unshare() -> io::Result<()> {
-    own()?;
+    own(UnshareFlags::NEWNET)?;
     shell(
         "ip link set lo up; ip link add bridge type bridge; ip addr add 10.0.0.1/24 dev bridge; ip link set bridge up",
     )
@@ -48,7 +48,7 @@ pub fn unshare() -> io::Result<()> {
 impl Namespace {
     /// Adds a host to the calling thread's bridge. Numbers from 2 on are free.
     pub fn host(number: u8) -> io::Result<Self> {
-        let file = on_thread(|| own().and_then(|()| File::open("/proc/thread-self/ns/net")))?;
+        let file = on_thread(|| own(UnshareFlags::NEWNET).and_then(|()| File::open("/proc/thread-self/ns/net")))?;
         let host = Self { file, number };
         let (path, address) = (host.path(), host.ip());
         shell(&format!("ip link add host{number} type veth peer name eth0 netns {path}"))?;
@@ -112,14 +112,14 @@ impl Namespace {
     }
 }
 
-/// Gives the calling thread a namespace of its own, with nothing in it.
-fn own() -> io::Result<()> {
+/// Gives the calling thread a namespace of its own, of this kind.
+pub(super) fn own(kind: UnshareFlags) -> io::Result<()> {
     #[expect(deprecated, reason = "its successor is unsafe for file descriptors, which stay shared")]
-    Ok(rustix::thread::unshare(UnshareFlags::NEWNET)?)
+    Ok(rustix::thread::unshare(kind)?)
 }
 
 /// Runs something on a thread of its own, whose namespace goes with it.
-fn on_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(super) fn on_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

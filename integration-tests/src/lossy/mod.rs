@@ -9,6 +9,7 @@ mod disk;
 mod fuse;
 
 use std::{
+    ffi::CString,
     fs::{self, File},
     io,
     os::fd::{AsRawFd as _, OwnedFd},
@@ -17,7 +18,7 @@ use std::{
 };
 
 use fuser::{Config, Session, SessionACL};
-use nix::mount::{MsFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -79,17 +80,15 @@ impl Machine {
 
 /// Mounts the disk, and a new boot id over the kernel's.
 fn boot(folder: &Path, disk: &Arc<Mutex<Disk>>) -> io::Result<()> {
-    let none = None::<&str>;
     let fuse = File::options().read(true).write(true).open("/dev/fuse")?;
-    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("lossy"), &folder.join("disk"), Some("fuse"), flags, Some(options.as_str()))?;
+    let options = CString::new(format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd()))?;
+    mount("lossy", folder.join("disk"), "fuse", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())?;
     let session = Session::from_fd(Mounted::new(disk), OwnedFd::from(fuse), SessionACL::Owner, Config::default())?;
     // It ends when the mount is gone, with the last process that sees it.
     drop(session.spawn()?);
     let boot_id = folder.join("boot_id");
     fs::write(&boot_id, format!("{}\n", Uuid::new_v4()))?;
-    Ok(mount(Some(&boot_id), BOOT_ID, none, MsFlags::MS_BIND, none)?)
+    Ok(mount_bind(&boot_id, BOOT_ID)?)
 }
 
 #[cfg(test)]

@@ -15,10 +15,10 @@ use forebay_client::{
     codec::{I64, U64, Utf8},
 };
 use forebay_integration_tests::harness::{
-    Api, Cluster, Forebay, Job, JobBuilder, eventually, raw, reason, value, within,
+    Api, Cluster, Forebay, Job, JobBuilder, binary, eventually, raw, reason, value, within,
 };
 use forebay_proto::v1::{self, ErrorReason, Redistribution};
-use tokio::task::JoinHandle;
+use tokio::{process::Command, task::JoinHandle};
 use tonic::Status;
 
 use crate::counting::Counting;
@@ -116,16 +116,19 @@ async fn shards_of_a_shared_operator_are_split_and_merged_between_two_writes() {
     let forebay = Forebay::dev().await;
     let api = forebay.api();
     let job = Job::create(&api, JobBuilder::shared("job", 2).build(), &[value("last")]).await;
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writing = {
-        let (api, stop) = (forebay.api(), stop.clone());
+        let (api, stop, all) = (forebay.api(), stop.clone(), written.clone());
         let at: Vec<_> = (0..40).map(|key| job.at("last", &format!("key-{key}"))).collect();
         tokio::spawn(async move {
             let mut written = 0_u64;
             while !stop.load(Ordering::Relaxed) {
                 let key = usize::try_from(written % 40).unwrap();
                 match api.put(at[key].clone(), raw(written.to_string())).await {
-                    Ok(_) => written += 1,
+                    Ok(_) => {
+                        written += 1;
+                        all.store(written, Ordering::Relaxed);
+                    }
                     Err(status) => {
                         let again = [ErrorReason::ShardRestoring, ErrorReason::ShardMoved, ErrorReason::ServerBehind];
                         assert!(again.contains(&reason(&status)), "{status}");
@@ -139,15 +142,46 @@ async fn shards_of_a_shared_operator_are_split_and_merged_between_two_writes() {
     split(&api, 0, 64, &[32]).await.unwrap();
     merge(&api, 32, 128).await.unwrap();
     assert_eq!(ranges(&api).await, [(0, 32), (32, 128)]);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let before = written.load(Ordering::Relaxed);
+    eventually("it writes in the new ranges", || async {
+        (written.load(Ordering::Relaxed) > before + 40).then_some(())
+    })
+    .await;
     stop.store(true, Ordering::Relaxed);
     let written = writing.await.unwrap();
-    assert!(written > 40, "{written} writes are too few to show anything");
     for key in 0..40 {
-        let last = (written - 1 - key..written).find(|number| number % 40 == (written - 1 - key) % 40).unwrap();
-        let stored = job.stored(&api, "last", &format!("key-{}", last % 40)).await;
+        let last = (0..written).rev().find(|number| number % 40 == key).unwrap();
+        let stored = job.stored(&api, "last", &format!("key-{key}")).await;
         assert_eq!(stored, [last.to_string()], "an acknowledged write is gone");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forebayctl_splits_and_merges_and_a_dry_run_does_not() {
+    let forebay = Forebay::dev().await;
+    let (api, url) = (forebay.api(), forebay.url());
+    api.create(JobBuilder::shared("job", 2).build()).await.unwrap();
+    api.serving("job").await;
+    let forebayctl = async |arguments: &[&str]| {
+        let mut command = Command::new(binary("forebayctl"));
+        let output = command.args(["--server", &url, "-o", "json", "shards"]).args(arguments).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let row = |it: &serde_json::Value| (it["start"].clone(), it["end"].clone(), it["status"].clone());
+        told["moves"].as_array().unwrap().iter().map(row).collect::<Vec<_>>()
+    };
+    let rows = |ranges: &[(u32, u32)], status: &str| {
+        ranges.iter().map(|(start, end)| ((*start).into(), (*end).into(), status.into())).collect::<Vec<_>>()
+    };
+    let would = forebayctl(&["split", "job", "op", "0-64", "--at", "16,40", "--dry-run"]).await;
+    assert_eq!(
+        (would, ranges(&api).await),
+        (rows(&[(0, 16), (16, 40), (40, 64)], "would be"), vec![(0, 64), (64, 128)])
+    );
+    let split = forebayctl(&["split", "job", "op", "0-64", "--at", "16,40"]).await;
+    assert_eq!(split, rows(&[(0, 16), (16, 40), (40, 64)], "done"));
+    assert_eq!(forebayctl(&["merge", "job", "op", "0-40"]).await, rows(&[(0, 40)], "done"));
+    assert_eq!(ranges(&api).await, [(0, 40), (40, 64), (64, 128)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +193,7 @@ async fn what_cannot_be_cut_is_told() {
     let cases = [
         (split(&api, 0, 64, &[]).await, ErrorReason::FieldInvalid, "cannot be split at []"),
         (split(&api, 0, 64, &[64]).await, ErrorReason::FieldInvalid, "cannot be split at [64]"),
-        (split(&api, 0, 60, &[8]).await, ErrorReason::ShardUnknown, "no shards of operator \"op\" are from 0 to 60"),
+        (split(&api, 0, 60, &[8]).await, ErrorReason::ShardUnknown, "there is no shard op [0,60)"),
         (merge(&api, 0, 100).await, ErrorReason::ShardUnknown, "from 0 to 100"),
         (split(&api, 0, 64, &[8]).await, ErrorReason::CheckpointAborted, "has no workers: start them first"),
     ];

@@ -4,6 +4,8 @@
 //! that commits the checkpoint may change leases and ranges, and nothing goes back: what stays is at the checkpoint
 //! already, and a range that is new is made of it. See semantics.md, sections 5 and 10.
 
+use std::collections::BTreeSet;
+
 use forebay_proto::v1;
 
 use super::{
@@ -64,17 +66,13 @@ pub fn joined(head: &v1::JobHead, members: &Members) -> Option<String> {
     if spec::keeps_positions(head.spec.as_ref()) {
         return None;
     }
-    let granted =
-        |entry: &v1::ShardEntry| entry.writer.as_ref().map(|writer| (entry.operator.clone(), writer.worker.clone()));
-    let mut holders: Vec<_> = head.shards.iter().filter_map(granted).collect();
-    holders.sort();
-    holders.dedup();
+    let holders = head.shards.iter().filter_map(|entry| Some((&entry.operator, &entry.writer.as_ref()?.worker)));
+    let holders: BTreeSet<_> = holders.collect();
     let waits = members.all().find(|member| {
-        let of_operator = |operator: &String| *operator == member.operator;
-        let shards = head.shards.iter().filter(|entry| of_operator(&entry.operator)).count();
-        let group = holders.iter().filter(|(operator, _)| of_operator(operator)).count();
-        let holds = holders.iter().any(|(operator, worker)| of_operator(operator) && *worker == member.worker);
-        group > 0 && group < shards && !holds && member.connection.is_some() && !member.leaving
+        let shards = head.shards.iter().filter(|entry| entry.operator == member.operator).count();
+        let group = holders.iter().filter(|(operator, _)| **operator == member.operator).count();
+        let holds = holders.contains(&(&member.operator, &member.worker));
+        !holds && member.connection.is_some() && !member.leaving && (1..shards).contains(&group)
     });
     waits.map(|member| member.worker.clone())
 }

@@ -503,6 +503,11 @@ impl Machine {
     }
 }
 
+/// Answers all who wait for the same.
+fn answer_all(callers: &[Token], answer: &Result<Answer, Refused>, actions: &mut Vec<Action>) {
+    actions.extend(callers.iter().map(|token| Action::Answer(*token, answer.clone())));
+}
+
 fn lease_ms(head: &v1::JobHead) -> u64 {
     head.spec.as_ref().map_or(15_000, |spec| spec.lease_ms)
 }

@@ -16,6 +16,8 @@ use std::{
 use forebay_proto::v1;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::local::sync_folder;
+
 const MAGIC: &str = "forebay-shard";
 const FORMAT: u32 = 1;
 
@@ -195,7 +197,7 @@ impl ShardDir {
             }
         }
         for folder in db.ancestors() {
-            fs::File::open(folder)?.sync_all()?;
+            sync_folder(folder)?;
             if folder == data {
                 break;
             }
@@ -212,7 +214,7 @@ impl ShardDir {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, self.path.join("shard"))?;
-        fs::File::open(&self.path)?.sync_all()
+        sync_folder(&self.path)
     }
 
     /// Makes the directory, without a live backend: whatever stood there is not trusted any more.

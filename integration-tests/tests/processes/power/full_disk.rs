@@ -1,16 +1,16 @@
 //! A file system that is full: writes are refused, reads go on, and so do writes once there is room.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{collections::BTreeMap, ffi::CStr, fs, io, path::PathBuf};
 
 use forebay_integration_tests::harness::{
     Api, Forebay, Job, JobBuilder, Mounts, PATIENCE, Setup, eventually, raw, reason, value,
 };
 use forebay_proto::v1::{self, ErrorReason};
-use nix::mount::{MsFlags, mount};
+use rustix::mount::{MountFlags, mount};
 use tonic::Code;
 
 const VALUE_BYTES: usize = 64 << 10;
-const DISK: &str = "size=64m";
+const DISK: &CStr = c"size=64m";
 /// What takes room until it is removed: more than the write buffer of a table, for which RocksDB waits.
 const FILLER_BYTES: usize = 24 << 20;
 /// Those who write to a job.
@@ -72,7 +72,7 @@ async fn a_full_disk_refuses_writes_and_serves_reads_and_both_go_on_once_there_i
     let mut setup = Setup::dev();
     let disk = setup.home().join("disk");
     fs::create_dir(&disk).unwrap();
-    let small = || -> io::Result<()> { Ok(mount(Some("small"), &disk, Some("tmpfs"), MsFlags::empty(), Some(DISK))?) };
+    let small = || -> io::Result<()> { Ok(mount("small", &disk, "tmpfs", MountFlags::empty(), DISK)?) };
     let Some(mounts) = Mounts::tried("a disk of a few MB", small) else { return };
     setup = setup.data_dir(&disk.join("data")).within(&mounts);
     let mut forebay = setup.start().await;

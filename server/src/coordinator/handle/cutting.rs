@@ -28,7 +28,9 @@ impl Coordinator {
         let cut = Cut { operator: operator.clone(), ranges };
         let seen = self.seen(&job)?;
         if !seen.head.shards.iter().any(same) && !cut.is_in(&seen.head) {
-            return Err(no_shard(&operator, start, end));
+            let message =
+                format!("there is no shard {operator} [{start},{end}): `forebayctl shards list` tells the ranges");
+            return Err(Refused::new(Reason::ShardUnknown, message));
         }
         self.cut(&job, cut, dry_run, progress).await
     }
@@ -36,22 +38,15 @@ impl Coordinator {
     /// Brings neighbouring shards to one server, makes them one, and returns once that serves.
     pub async fn merge_shards(&self, request: v1::MergeShardsRequest, progress: &Progress) -> Result<(), Refused> {
         let v1::MergeShardsRequest { job, operator, start, end, dry_run } = request;
-        let cut = Cut { operator: operator.clone(), ranges: vec![(start, end)] };
+        let cut = Cut { operator, ranges: vec![(start, end)] };
         let seen = self.seen(&job)?;
-        let sources: Vec<_> = cut.sources(&seen.head).cloned().collect();
-        let Some(first) = sources.first().filter(|_| cut.fits(&seen.head) || cut.is_in(&seen.head)) else {
-            return Err(no_shard(&operator, start, end));
-        };
+        let sources: Vec<_> = cut.sources(&seen.head).filter(|_| cut.fits(&seen.head)).cloned().collect();
+        let server = sources.first().map(|first| first.server.clone()).unwrap_or_default();
         // What is elsewhere comes while its writer works; only the cut has it wait.
-        for entry in sources.iter().filter(|entry| entry.server != first.server) {
-            let request = v1::MoveShardRequest {
-                job: job.clone(),
-                operator: operator.clone(),
-                start: entry.start,
-                end: entry.end,
-                server: first.server.clone(),
-                dry_run,
-            };
+        for entry in sources.into_iter().filter(|entry| entry.server != server) {
+            let v1::ShardEntry { operator, start, end, .. } = entry;
+            let (job, server) = (job.clone(), server.clone());
+            let request = v1::MoveShardRequest { job, operator, start, end, server, dry_run };
             self.move_shard(request, progress).await?;
         }
         self.cut(&job, cut, dry_run, progress).await
@@ -73,11 +68,4 @@ impl Coordinator {
         }
         Ok(())
     }
-}
-
-fn no_shard(operator: &str, start: u32, end: u32) -> Refused {
-    let message = format!(
-        "no shards of operator {operator:?} are from {start} to {end}: `forebayctl shards list` tells the ranges"
-    );
-    Refused::new(Reason::ShardUnknown, message)
 }

@@ -13,7 +13,7 @@ use super::{
         external, moves, retention,
         round::{Kind, Place, Round, place},
     },
-    Action, Answer, Machine, Now, Server, Token, rounds, stopping,
+    Action, Answer, Machine, Now, Server, Token, answer_all, rounds, stopping,
 };
 
 /// Laps before a shard leaves, at most.
@@ -165,6 +165,10 @@ impl Machine {
             let message = format!("server {to:?} is not connected: `forebayctl servers list` tells those that are");
             return Err(Refused::new(Reason::ServerUnknown, message).field("server"));
         }
+        if stopping::is_shut(entry) {
+            let message = format!("{shard} is about to be split or merged: wait until it is");
+            return Err(Refused::new(Reason::MoveAborted, message));
+        }
         let other = self.moving.moves.iter().find(|it| it.place == *at).map(|it| it.to.as_str());
         let other = other.or(entry.handover.as_ref().filter(|_| entry.is_leaving()).map(|it| it.server.as_str()));
         if let Some(other) = other.filter(|other| *other != to) {
@@ -209,9 +213,9 @@ impl Machine {
                 let (operator, start, end) = &it.place;
                 let message = format!("shard {operator} [{start},{end}) stays on {:?}: {why}", it.from);
                 let refused = Refused::new(Reason::MoveAborted, message);
-                actions.extend(it.callers.iter().map(|token| Action::Answer(*token, Err(refused.clone()))));
+                answer_all(&it.callers, &Err(refused), actions);
             } else if it.step == Step::Done {
-                actions.extend(it.callers.iter().map(|token| Action::Answer(*token, Ok(Answer::Done))));
+                answer_all(&it.callers, &Ok(Answer::Done), actions);
             } else {
                 on.push(it);
             }

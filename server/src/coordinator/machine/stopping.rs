@@ -14,7 +14,7 @@ use super::{
         round::{Cause, Kind, Round, place},
         spec, wanted,
     },
-    Action, Answer, Machine, Now, Restored, Token,
+    Action, Answer, Machine, Now, Restored, Token, answer_all,
     moving::Lap,
 };
 
@@ -160,13 +160,12 @@ impl Machine {
                 it.step = next;
             }
             if let Some(why) = &it.failed {
-                self.serve_again(&it);
                 let (start, end) = it.cut.span();
                 let message = format!("shards of {} [{start},{end}) stay as they are: {why}", it.cut.operator);
                 let refused = Refused::new(Reason::MoveAborted, message);
-                actions.extend(it.callers.iter().map(|token| Action::Answer(*token, Err(refused.clone()))));
+                answer_all(&it.callers, &Err(refused), actions);
             } else if it.step == Step::Done {
-                actions.extend(it.callers.iter().map(|token| Action::Answer(*token, Ok(Answer::Done))));
+                answer_all(&it.callers, &Ok(Answer::Done), actions);
             } else {
                 on.push(it);
             }
@@ -245,13 +244,7 @@ impl Machine {
         Some(Step::Shut(number))
     }
 
-    /// Shards that were to be cut and are not serve again.
-    fn serve_again(&mut self, it: &Awaited) {
-        let shut = it.cut.sources(&self.head).filter(|entry| is_shut(entry));
-        self.wishes.unmove.extend(shut.map(|entry| (place(entry), entry.move_number())));
-    }
-
-    /// Shards that a former coordinator wanted to cut serve again.
+    /// Shards that were to be cut, by this coordinator or a former one, and are not, serve again.
     pub(super) fn serve_what_nobody_cuts(&mut self) {
         let awaited = |entry: &v1::ShardEntry| {
             let number = entry.move_number();

@@ -259,9 +259,7 @@ impl Machine {
             Message::Hello(_) => {}
         }
     }
-}
 
-impl Machine {
     fn reported(
         &mut self,
         connection: Connection,
@@ -272,8 +270,8 @@ impl Machine {
     ) {
         let Some(round) = self.rounds.iter_mut().find(|round| round.is(report.checkpoint, &report.round)) else {
             // It stands still, and would for ever if it missed that the round was aborted.
-            let is_over = self.head.completed.iter().all(|completed| completed.id != report.checkpoint);
-            if report.stopped && is_over && self.head.coordinator_epoch == self.epoch {
+            let came_to_nothing = self.head.completed.iter().all(|completed| completed.id != report.checkpoint);
+            if report.stopped && came_to_nothing && self.head.coordinator_epoch == self.epoch {
                 let cause = "the round is over".to_owned();
                 let aborted = v1::CheckpointAborted { checkpoint: report.checkpoint, round: report.round, cause };
                 actions.push(Action::ToWorker(connection, ToWorker::Aborted(aborted)));
@@ -282,7 +280,7 @@ impl Machine {
         };
         if round.kind == Kind::Stop && !report.stopped {
             let id = round.id.clone();
-            let detail = format!("worker {worker:?} does not stop at a barrier: its SDK is too old");
+            let detail = format!("worker {worker:?} does not stop at a barrier: its SDK knows of no stops, update it");
             return self.abort(&id, Cause::Declined, &detail, now, actions);
         }
         round.worker_reported(operator, worker, report);
